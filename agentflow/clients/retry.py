@@ -1,0 +1,155 @@
+"""Retrying in one layer: bounded attempts, one shared wait, circuit breaker, concurrency. One `Pacer` per client.
+
+In: a function that makes one attempt and raises `ServiceFailure`. Out: its result, or the last failure. What a service
+asks for with Retry-After holds for all calls of the client. A failure that `stops_run` (wrong key, no quota) ends all
+of them at once. Belongs to one event loop; limits that hold across processes are not here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import tenacity
+from pydantic import Field
+
+from agentflow.config import Frozen
+from agentflow.errors import CallTimeout, ConnectionFailed, ServerFailed, ServiceFailure
+
+Result = TypeVar("Result")
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class CircuitOpen(ServiceFailure):
+    """The service failed so often in a row, pauses included, that asking on is pointless."""
+
+    kind = "circuit_open"
+    stops_run = True
+
+
+class Patience(Frozen):
+    """How long a client keeps trying; all of it is `Where`: it never changes what an answer is."""
+
+    first_wait_s: float = Field(default=1.0, ge=0)
+    # Upper end of the random wait before the second attempt; it doubles with each further one.
+    longest_wait_s: float = Field(default=60.0, ge=0)
+    # Cap of every wait, also of a Retry-After (a service may ask for a day).
+    breaker_failures: int = Field(default=20, ge=1)
+    # Broken connections, timeouts and 5xx in a row after which the client pauses and then sends one probe.
+    breaker_pause_s: float = Field(default=5.0, ge=0)
+    # First such pause; it doubles each time a probe fails.
+    breaker_probes: int = Field(default=5, ge=0)
+    # Failed probes in a row after which every call fails as CircuitOpen.
+
+
+class Pacer:
+    """What the calls of one client share: slots, the instant before which nobody asks, and the breaker."""
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        concurrency: int,
+        max_attempts: int,
+        patience: Patience,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._service = service
+        self._slots = asyncio.Semaphore(concurrency)
+        self._max_attempts = max_attempts
+        self._patience = patience
+        self._clock, self._sleep = clock, sleep
+        self._not_before = 0.0
+        self._failures = 0
+        self._probes_failed = 0
+        self._open = False
+        self._probe_done: asyncio.Event | None = None
+        self._stopped: ServiceFailure | None = None
+
+    async def persist(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """`attempt()` until it succeeds, fails for good, or was made `max_attempts` times; then its last failure."""
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(_may_retry),
+            stop=tenacity.stop_after_attempt(self._max_attempts),
+            wait=self._wait,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        failure = state.outcome.exception() if state.outcome else None
+        if isinstance(failure, ServiceFailure) and failure.retry_after_s is not None:
+            return 0.0  # the shared wait in `admit` covers it
+        # Full jitter: calls that failed together do not come back together.
+        longest = self._patience.first_wait_s * 2.0 ** (state.attempt_number - 1)
+        return random.uniform(0.0, min(longest, self._patience.longest_wait_s))
+
+    @contextlib.asynccontextmanager
+    async def admit(self) -> AsyncIterator[None]:
+        """A slot for one request, once it may be sent. Raises the failure that stopped the client, or CircuitOpen."""
+        async with self._slots:
+            probe = await self._gate()
+            try:
+                yield
+            finally:
+                if probe is not None:
+                    self._probe_done = None
+                    probe.set()
+
+    async def _gate(self) -> asyncio.Event | None:
+        """Wait until a request may go. The event to set afterwards if it is the breaker's probe."""
+        while True:
+            if self._stopped is not None:
+                raise copy.copy(self._stopped)
+            if (wait := self._not_before - self._clock()) > 0:
+                await self._sleep(wait)
+            elif not self._open:
+                return None
+            elif self._probe_done is None:
+                self._probe_done = asyncio.Event()
+                return self._probe_done
+            else:
+                await self._probe_done.wait()
+
+    def observe(self, failure: ServiceFailure | None) -> None:
+        """Learn from one request, while its slot is still held: None for a usable answer."""
+        if failure is not None and failure.stops_run:
+            self._stopped = failure
+        if failure is not None and failure.retry_after_s is not None:
+            wait = min(failure.retry_after_s, self._patience.longest_wait_s)
+            self._not_before = max(self._not_before, self._clock() + wait)
+        if not isinstance(failure, ConnectionFailed | CallTimeout | ServerFailed):
+            self._failures = self._probes_failed = 0
+            self._open = False
+            return
+        if self._open:
+            if self._probe_done is None:
+                return  # sent before the breaker opened; it says nothing new (beside a probe it counts as one)
+            self._probes_failed += 1
+        else:
+            self._failures += 1
+            if self._failures < self._patience.breaker_failures:
+                return
+        self._pause(failure)
+
+    def _pause(self, failure: ServiceFailure) -> None:
+        if self._probes_failed > self._patience.breaker_probes:
+            self._stopped = CircuitOpen(
+                f"{self._service} failed {self._failures} times in a row and then {self._probes_failed} probes "
+                f"after pauses; the last one: {failure}"
+            )
+            return
+        self._open = True
+        pause = min(self._patience.breaker_pause_s * 2.0**self._probes_failed, self._patience.longest_wait_s)
+        self._not_before = max(self._not_before, self._clock() + pause)
+
+
+def _may_retry(error: BaseException) -> bool:
+    return isinstance(error, ServiceFailure) and error.retryable and not error.stops_run

@@ -1,0 +1,254 @@
+"""Web search through Tavily, each query paid once and kept in the ledger with the day it was asked.
+
+In: a query. Out: results as data (title, url, content, score); capping and neutralising them is the tool's work.
+Through the real `tavily-python` client on an HTTP client of ours: its own errors drop status and Retry-After, so an
+event hook classifies every answer before it sees it. Never keyless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+import httpx
+from pydantic import Field
+from tavily import AsyncTavilyClient
+from tavily.errors import TimeoutError as TavilyTimeout
+
+from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json, without_secrets
+from agentflow.clients.endpoint import LOCAL_KEY, key_for, provider_identity, provider_name
+from agentflow.clients.retry import Pacer, Patience
+from agentflow.config import Frozen, Where, sha256_file
+from agentflow.errors import ConfigError, InputError, MalformedAnswer, MissingKeyError, RequestRejected, ServiceFailure
+from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
+
+_CREDITS = {"basic": 1.0, "advanced": 2.0}
+# Tavily's list: credits of one search by depth.
+
+
+class SearchResult(TypedDict):
+    """One hit."""
+
+    title: str
+    url: str
+    content: str
+    score: float
+
+
+class LocalSearch(Frozen):
+    """Settings of the local stand-in; part of the identity only while `base_url` is empty."""
+
+    corpus: Annotated[Path | None, Where()] = None
+    # JSONL file of passages, or folder of *.jsonl; its bytes enter the identity. None: the invented encyclopedia.
+    world_seed: int = 0
+    # Which encyclopedia.
+    latency_ms: Annotated[float, Where()] = Field(default=0, ge=0)
+
+    def extra_identity(self) -> dict[str, Any]:
+        return {"corpus": None if self.corpus is None else _corpus_identity(self.corpus)}
+
+
+class SearchConfig(Frozen):
+    """What is searched, and how. Prices, keys, limits and addresses are `Where`; the host is `provider`."""
+
+    base_url: Annotated[str | None, Where()] = None
+    # E.g. https://api.tavily.com. Empty: the local stand-in.
+    local: Annotated[LocalSearch, Where()] = LocalSearch()
+    depth: Literal["basic", "advanced"] = "basic"
+    max_results: int = Field(default=5, ge=1, le=20)
+    include_domains: tuple[str, ...] = ()
+    exclude_domains: tuple[str, ...] = ()
+    topic: Literal["general", "news", "finance"] = "general"
+    days: int | None = Field(default=None, ge=1)
+    # Only for topic "news": how many days back.
+    api_key_env: Annotated[str, Where()] = "TAVILY_API_KEY"
+    usd_per_credit: Annotated[float, Where()] = Field(default=0.008, ge=0)
+    # Tavily's pay-as-you-go price.
+    timeout_s: Annotated[float, Where()] = Field(default=60, gt=0, le=120)
+    # tavily-python allows no more than 120.
+    max_attempts: Annotated[int, Where()] = Field(default=5, ge=1)
+    concurrency: Annotated[int, Where()] = Field(default=16, ge=1)
+    patience: Annotated[Patience, Where()] = Patience()
+
+    @property
+    def provider(self) -> str:
+        """`local/<8 hex>` or scheme and host; raises ConfigError for a base URL that is none."""
+        return provider_name(self.base_url, self.local)
+
+    def extra_identity(self) -> dict[str, Any]:
+        return provider_identity(self.base_url, self.local)
+
+
+@dataclass(frozen=True)
+class SearchAnswer:
+    """The hits of one query, best first; none is an answer too."""
+
+    results: list[SearchResult]
+    ledger_key: str
+    paid: bool
+    # False if it came from the ledger.
+    as_of: str
+    # ISO 8601 UTC instant at which the service gave it.
+
+
+class SearchClient:
+    """Asks one search service within one event loop. Make it with `open`."""
+
+    def __init__(
+        self, config: SearchConfig, ledger: Ledger, client: AsyncTavilyClient, *, edition: str, secrets: list[str]
+    ) -> None:
+        self.config = config
+        self._ledger = ledger
+        self._client = client
+        self._edition = edition
+        self._secrets = secrets
+        self._provider = config.provider
+        self._pacer = Pacer(
+            "search", concurrency=config.concurrency, max_attempts=config.max_attempts, patience=config.patience
+        )
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, config: SearchConfig, ledger: Ledger, *, base_url: str | None = None, edition: str = "1"
+    ) -> AsyncIterator[SearchClient]:
+        """A client, closed at the end of the block.
+
+        `base_url` is the address where the local stand-in listens and is used only while `config.base_url` is empty.
+        Raises MissingKeyError without the key of a real host and ConfigError without an address. In replay modes
+        nothing is asked, so neither is needed.
+        """
+        address, key = _place(config, ledger, base_url)
+        secrets = [] if key == LOCAL_KEY else [key]
+
+        async def classify(response: httpx.Response) -> None:
+            await cap_answer(response)
+            await response.aread()
+            if response.status_code != 200:
+                raise from_status(
+                    response.status_code, response.headers, response.text, service="search", secrets=secrets
+                )
+            # tavily-python takes a body without results for an empty answer.
+            read_results(read_json(response.content, service="search", secrets=secrets))
+
+        async with httpx.AsyncClient(
+            base_url=address,
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
+            headers={"accept-encoding": "identity"},
+            event_hooks={"response": [classify]},
+            trust_env=config.base_url is not None,  # the stand-in is on this machine, never behind a proxy
+        ) as http_client:
+            client = AsyncTavilyClient(api_key=key, client=http_client, api_base_url=address)
+            yield cls(config, ledger, client, edition=edition, secrets=secrets)
+
+    def call(self, query: str) -> PaidCall:
+        """The paid call that `search(query)` makes; its `key` is for `Ledger.prefetch`."""
+        config = self.config
+        request: dict[str, Any] = {
+            "query": query,
+            "search_depth": config.depth,
+            "max_results": config.max_results,
+            "topic": config.topic,
+        }
+        optional = {
+            "include_domains": list(config.include_domains),
+            "exclude_domains": list(config.exclude_domains),
+            "days": config.days,
+        }
+        request.update({name: value for name, value in optional.items() if value})
+        return PaidCall("search", self._provider, config.depth, request, 0, self._edition)
+
+    async def search(self, query: str) -> SearchAnswer:
+        """Hits for `query`, from the ledger or asked now.
+
+        Raises ServiceFailure (see `agentflow.errors`) after the last attempt, BudgetExceeded and StoreError.
+        """
+        call = self.call(query)
+
+        async def attempt() -> SearchAnswer:
+            recorded = await self._ledger.ask(
+                call, lambda: self._send(call.request), self._cost(), admit=self._pacer.admit
+            )
+            return SearchAnswer(read_results(recorded.response), recorded.key, recorded.paid, recorded.fetched_at)
+
+        return await self._pacer.persist(attempt)
+
+    def _cost(self) -> Cost:
+        credits = _CREDITS[self.config.depth]
+        return Cost(credits=credits, usd=credits * self.config.usd_per_credit)
+
+    async def _send(self, request: dict[str, Any]) -> Answer | Refusal:
+        outcome = await self._send_once(request)
+        self._pacer.observe(outcome.error if isinstance(outcome, Refusal) else None)
+        return outcome
+
+    async def _send_once(self, request: dict[str, Any]) -> Answer | Refusal:
+        """One HTTP request. Failures are returned, not raised, so that they carry no request (and no key) along."""
+        try:
+            async with asyncio.timeout(self.config.timeout_s):
+                body = await self._client.search(**request, timeout=self.config.timeout_s)
+        except MalformedAnswer as error:
+            return Refusal(_bare(error), None)  # answered, so perhaps billed
+        except ServiceFailure as error:
+            return Refusal(_bare(error))
+        except UnicodeEncodeError:
+            return Refusal(RequestRejected("search: the query holds characters that UTF-8 cannot carry"))
+        except (httpx.HTTPError, TavilyTimeout, OSError) as error:
+            failure, never_left = from_transport(error, service="search", secrets=self._secrets)
+            return Refusal(failure, Cost() if never_left else None)
+        return Answer(without_secrets(body, self._secrets), self._cost())
+
+
+def read_results(body: Any) -> list[SearchResult]:
+    """The hits in a Tavily body. Raises MalformedAnswer if it is none; other fields of a hit are left out."""
+    results = body.get("results") if isinstance(body, dict) else None
+    if not isinstance(results, list):
+        raise MalformedAnswer("search: the body has no list of results", status=200)
+    return [_read_hit(hit) for hit in results]
+
+
+def _read_hit(hit: Any) -> SearchResult:
+    if not isinstance(hit, dict):
+        raise MalformedAnswer(f"search: a result is a {type(hit).__name__}, not an object", status=200)
+    for name in ("title", "url", "content"):
+        if not isinstance(hit.get(name), str):
+            raise MalformedAnswer(f"search: a result has no text {name!r}", status=200)
+    score = hit.get("score", 0.0)
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise MalformedAnswer(f"search: a result's score is {score!r}, not a number", status=200)
+    return SearchResult(title=hit["title"], url=hit["url"], content=hit["content"], score=float(score))
+
+
+def _bare(failure: ServiceFailure) -> ServiceFailure:
+    """Without the frames in which the request and its key stand."""
+    failure.__cause__ = failure.__context__ = None
+    return failure.with_traceback(None)
+
+
+def _corpus_identity(corpus: Path) -> dict[str, str]:
+    if not corpus.is_dir():
+        return {corpus.suffix: sha256_file(corpus)}
+    files = sorted(corpus.glob("*.jsonl"))
+    if not files:
+        raise InputError(f"search.local.corpus {str(corpus)!r} has no *.jsonl file; give a file or folder of passages")
+    return {file.name: sha256_file(file) for file in files}
+
+
+def _place(config: SearchConfig, ledger: Ledger, local_address: str | None) -> tuple[str, str]:
+    """Address and key to use."""
+    if config.base_url is None:
+        if local_address is None and ledger.mode == "record":
+            raise ConfigError("search.base_url is empty and no local search runs; start one or give base_url")
+        return local_address or "http://127.0.0.1:9", LOCAL_KEY
+    if ledger.mode != "record":
+        return config.base_url, LOCAL_KEY
+    if config.api_key_env == "":
+        raise MissingKeyError("search.api_key_env is empty; name the variable with the key, searching is never keyless")
+    chosen = "api_key_env" in config.model_fields_set
+    return config.base_url, key_for(config.base_url, config.api_key_env, chosen=chosen, service="search")

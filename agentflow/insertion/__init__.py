@@ -1,0 +1,1 @@
+"""Where calls go in a piece of reasoning: equations, lookups, splicing."""

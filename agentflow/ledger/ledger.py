@@ -1,0 +1,343 @@
+"""The ledger: every paid call is asked through it, and its answer stands on disk before anybody sees it.
+
+In: a `PaidCall` and the function that sends it once. Out: a `Recorded` answer, from the store where there is one.
+Promise P3: after kill -9 at most the calls in flight are paid again. The budget counts every call's worst case before
+it is sent, in whole micro-USD, atomically over all processes; what is unknown afterwards is charged at its worst.
+Does not retry, wait or limit rates: the clients loop around `ask`, so that each request is an attempt of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine, select
+
+from agentflow.errors import MalformedAnswer, ReplayMissing, ServiceFailure, StoreError
+from agentflow.ledger import meters
+from agentflow.ledger.batcher import Batcher
+from agentflow.ledger.books import Books, CountReplay, Entry, Finish, Release, Reserve, Row
+from agentflow.ledger.calls import MODES, Answer, Cost, Mode, PaidCall, Recorded, Refusal
+from agentflow.ledger.database import open_engine, told, upsert
+from agentflow.ledger.models import BUDGETS
+from agentflow.ledger.owners import me, settle_lost
+from agentflow.records import canonical_json, sha256_text
+
+Send = Callable[[], Awaitable[Answer | Refusal]]
+Admit = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
+_ERROR_CHARACTERS = 500
+_log = logging.getLogger(__name__)
+
+
+class _LeaderGone(Exception):
+    """The ask that others waited for was cancelled; one of them takes over."""
+
+
+class Ledger:
+    """One run's handle on the shared store; may be used from several threads and event loops at once.
+
+    Make it with `Ledger.open` in each process (it holds two threads and database connections, so it is not pickled).
+    """
+
+    def __init__(self, engine: Engine, *, run_id: str, mode: Mode, budget_key: str | None) -> None:
+        self.run_id, self.mode, self.budget_key = run_id, mode, budget_key
+        self._engine = engine
+        self._books = Books(engine, run_id=run_id, budget_key=budget_key)
+        self._writer: Batcher[Entry] = Batcher("ledger-writer", self._books.write)
+        self._reader: Batcher[str] = Batcher("ledger-reader", self._books.read)
+        self._prefetched: dict[str, Row] = {}
+        self._in_flight: dict[str, Future[Recorded]] = {}
+        self._lock = threading.Lock()
+        self._owner = me()
+        self._late_error: BaseException | None = None
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        run_id: str,
+        mode: Mode = "record",
+        budget_usd: float | None = None,
+        budget_key: str | None = None,
+    ) -> Ledger:
+        """Open or make the ledger at `url` (a file path, `sqlite:///PATH` or `postgresql://USER@HOST/DATABASE`).
+
+        `budget_usd` sets the limit of the purse `budget_key` (default: the run id); what was spent from it before
+        still counts, so a resumed run gives a larger one. With only `budget_key` an existing purse is used as it is.
+        With neither, nothing is limited. Raises StoreError, also for a damaged file; ValueError for an unknown mode.
+        """
+        if mode not in MODES:
+            raise ValueError(f"ledger mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+        engine = open_engine(url)
+        purse = budget_key or (run_id if budget_usd is not None else None)
+        ledger = cls(engine, run_id=run_id, mode=mode, budget_key=purse)
+        try:
+            if purse is not None:
+                ledger._open_purse(purse, budget_usd)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def _open_purse(self, purse: str, budget_usd: float | None) -> None:
+        with told(self._engine):
+            if budget_usd is None:
+                with self._engine.connect() as connection:
+                    if connection.scalar(select(BUDGETS.c.key).where(BUDGETS.c.key == purse)) is None:
+                        raise StoreError(f"budget {purse!r} is not in the ledger; give budget_usd to make it")
+            else:
+                limit = int(budget_usd * 1_000_000 + 1e-6)
+                row = {"key": purse, "limit_micro": limit, "spent_micro": 0, "reserved_micro": 0}
+                statement = upsert(self._engine, BUDGETS).values(row)
+                with self._engine.begin() as connection:
+                    connection.execute(
+                        statement.on_conflict_do_update(index_elements=["key"], set_={"limit_micro": limit})
+                    )
+            settle_lost(self._engine, self._books, purse)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is queued and let go of the database. Raises StoreError if some of it could not be written."""
+        self._writer.close()
+        self._reader.close()
+        self._engine.dispose()
+        if self._late_error is not None:
+            error, self._late_error = self._late_error, None
+            raise StoreError(f"the ledger could not write its last entries: {error}") from error
+
+    # ------------------------------------------------------------ asking
+    async def ask(self, call: PaidCall, send: Send, worst_case: Cost, *, admit: Admit | None = None) -> Recorded:
+        """The stored answer to `call`, or the one that `send` gets now, durably stored before this returns.
+
+        `send` is called at most once. `admit` is entered around reserving and sending (a semaphore, a wait), never
+        for stored answers. Concurrent asks of one key share one call. Raises ReplayMissing (its `stops_run` is True
+        in mode `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure that `send` raises or returns.
+        """
+        while True:
+            with self._lock:
+                shared = self._in_flight.get(call.key)
+                if shared is None:
+                    own: Future[Recorded] = Future()
+                    own.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel the others
+                    self._in_flight[call.key] = own
+            if shared is None:
+                return await self._ask_for_all(call, send, worst_case, admit, own)
+            try:
+                recorded = await asyncio.wrap_future(shared)
+            except _LeaderGone:
+                continue
+            self._later(CountReplay(call.kind))
+            return replace(recorded, paid=False)
+
+    async def _ask_for_all(
+        self, call: PaidCall, send: Send, worst_case: Cost, admit: Admit | None, own: Future[Recorded]
+    ) -> Recorded:
+        result: Recorded | BaseException = _LeaderGone()
+        try:
+            result = await self._look_up_or_pay(call, send, worst_case, admit)
+            return result
+        except Exception as error:
+            result = error
+            raise
+        finally:
+            with self._lock:
+                del self._in_flight[call.key]
+            if isinstance(result, BaseException):
+                own.set_exception(result)
+            else:
+                own.set_result(result)
+
+    async def _look_up_or_pay(self, call: PaidCall, send: Send, worst_case: Cost, admit: Admit | None) -> Recorded:
+        row = self._prefetched.pop(call.key, None) or await asyncio.wrap_future(self._reader.submit(call.key))
+        response = _verified(row)
+        if row is not None and response is not None:
+            self._later(CountReplay(call.kind))
+            return Recorded(response, call.key, False, row["fetched_at"])
+        if self.mode != "record":
+            state = "is not stored" if row is None else "is stored but damaged (its hash does not fit)"
+            missing = ReplayMissing(
+                f"{call.kind} call {call.key[:12]} {state} and mode {self.mode!r} asks nothing new; use mode 'record'"
+            )
+            missing.stops_run = self.mode == "replay_or_fail"
+            raise missing
+        return await self._pay(call, send, worst_case, admit, corrupt=row is not None)
+
+    async def _pay(
+        self, call: PaidCall, send: Send, worst_case: Cost, admit: Admit | None, *, corrupt: bool
+    ) -> Recorded:
+        async with admit() if admit else contextlib.nullcontext():
+            reservation = await self._reserve(call, worst_case)
+            attempt = self._attempt(call)
+            started = time.monotonic()
+            try:
+                outcome = await send()
+            except ServiceFailure as error:
+                outcome = Refusal(error)
+            except BaseException as error:
+                # Cancelled, or a defect: the service may have done its work, so the worst case is charged.
+                status = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
+                _close(attempt, status, worst_case, started, assumed=True, error=type(error).__name__)
+                self._later(Finish(attempt, reservation=reservation))
+                raise
+            if isinstance(outcome, Answer):
+                answer, outcome = _answer_row(call, outcome, attempt["at"])
+            else:
+                answer = None
+        cost, assumed = (worst_case, True) if outcome.cost is None else (outcome.cost, False)
+        if isinstance(outcome, Refusal):
+            _close(attempt, outcome.error.kind, cost, started, assumed=assumed, error=str(outcome.error))
+            attempt["http_status"] = outcome.error.status
+            await asyncio.wrap_future(self._writer.submit(Finish(attempt, reservation=reservation)))
+            raise outcome.error
+        assert answer is not None
+        _close(attempt, "ok", cost, started, assumed=assumed, error="")
+        attempt["http_status"] = outcome.http_status
+        finish = Finish(attempt, answer, reservation, replace=corrupt)
+        earlier = _verified(other := await asyncio.wrap_future(self._writer.submit(finish)))
+        if other is not None and earlier is not None:
+            return Recorded(earlier, call.key, True, other["fetched_at"])
+        return Recorded(outcome.response, call.key, True, answer["fetched_at"])
+
+    async def _reserve(self, call: PaidCall, worst_case: Cost) -> str | None:
+        if self.budget_key is None:
+            return None
+        row: Row = {
+            "id": uuid.uuid4().hex,
+            "budget_key": self.budget_key,
+            "run_id": self.run_id,
+            "key": call.key,
+            "kind": call.kind,
+            "micro": worst_case.micro_usd,
+            "tokens_in": worst_case.tokens_in,
+            "tokens_out": worst_case.tokens_out,
+            "credits": worst_case.credits,
+            "owner": self._owner,
+            "at": _now(),
+        }
+        try:
+            await asyncio.wrap_future(self._writer.submit(Reserve(row)))
+        except asyncio.CancelledError:
+            self._later(Release(row["id"]))  # behind the reservation in the queue; nothing was sent
+            raise
+        return str(row["id"])
+
+    def _attempt(self, call: PaidCall) -> Row:
+        return {"id": uuid.uuid4().hex, "key": call.key, "kind": call.kind, "run_id": self.run_id, "at": _now()}
+
+    def _later(self, entry: Entry) -> None:
+        """Queue an entry that nobody waits for; if it cannot be written, `close` says so."""
+        try:
+            self._writer.submit(entry).add_done_callback(self._note_late_error)
+        except StoreError as error:
+            # Closed under a call in flight: its reservation stays, and counts, until the next opening settles it.
+            _log.error("ledger entry not written: %s", error)
+
+    def _note_late_error(self, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is not None:
+            _log.error("ledger entry not written: %s", error)
+            self._late_error = error
+
+    # ------------------------------------------------------------ reading
+    async def prefetch(self, keys: Iterable[str]) -> int:
+        """Load the stored answers among `keys` in few queries; the next ask of each needs none. Returns how many."""
+        wanted = list(dict.fromkeys(keys))
+        rows = await asyncio.gather(*(asyncio.wrap_future(self._reader.submit(key)) for key in wanted))
+        found = {key: row for key, row in zip(wanted, rows, strict=True) if row is not None}
+        self._prefetched.update(found)
+        return len(found)
+
+    def usage(self, run_id: str | None = None) -> dict[str, Any]:
+        """Counts and costs of `run_id` over all processes, or of all runs with None.
+
+        `{"teacher": {"paid", "replayed", "failed", "lost"}, "search": {...}, "tokens_in", "tokens_out", "credits",
+        "usd", "usd_assumed"}`: paid = answers got, failed = attempts without one, lost = calls in flight when their
+        process died; `usd_assumed` is the part of `usd` counted at its worst case because nobody said what it was.
+        """
+        self._flush()
+        with told(self._engine):
+            return meters.usage(self._engine, run_id)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """Request, response, hash, fetched_at and all attempts under `key`; None if it was never asked.
+
+        `response` is None and `corrupt` True where the stored answer does not fit its hash.
+        """
+        self._flush()
+        found = meters.entry(self._engine, key)
+        if found is not None and found.get("response_json") is not None:
+            found["response"] = _verified(found)
+            found["corrupt"] = found["response"] is None
+            del found["response_json"]
+        return found
+
+    def stats(self) -> dict[str, Any]:
+        """`{"answers": {kind: n}, "attempts": {status: n}, "budgets": {key: {limit_usd, spent_usd, reserved_usd}}}`."""
+        self._flush()
+        return meters.stats(self._engine)
+
+    def _flush(self) -> None:
+        self._writer.submit(Release("")).result()  # releases nothing, but stands behind all that was queued
+
+
+def _verified(row: Row | None) -> dict[str, Any] | None:
+    """The response in a row of `calls`, None if its bytes are not what was stored (promise P8)."""
+    if row is None or sha256_text(row["response_json"]) != row["response_sha256"]:
+        return None
+    response: dict[str, Any] = json.loads(row["response_json"])
+    return response
+
+
+def _answer_row(call: PaidCall, answer: Answer, at: str) -> tuple[Row | None, Answer | Refusal]:
+    """The row of `calls` for an answer, or a Refusal if it is nothing that JSON can keep."""
+    try:
+        text = json.dumps(answer.response, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        return None, Refusal(MalformedAnswer(f"the answer cannot be kept as JSON: {error}"), answer.cost)
+    row = {
+        "key": call.key,
+        "kind": call.kind,
+        "provider": call.provider,
+        "model": call.model,
+        "request_json": canonical_json(call.request).encode("utf-8", "backslashreplace").decode(),
+        "sample_index": call.sample_index,
+        "edition": call.edition,
+        "response_json": text,
+        "response_sha256": sha256_text(text),
+        "fetched_at": _now(),
+    }
+    return row, answer
+
+
+def _close(attempt: Row, status: str, cost: Cost, started: float, *, assumed: bool, error: str) -> None:
+    attempt.update(
+        status=status,
+        http_status=None,
+        tokens_in=cost.tokens_in,
+        tokens_out=cost.tokens_out,
+        credits=cost.credits,
+        usd_micro=cost.micro_usd,
+        assumed=assumed,
+        latency_ms=round((time.monotonic() - started) * 1000),
+        error=error[:_ERROR_CHARACTERS].replace("\x00", "").encode("utf-8", "backslashreplace").decode(),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

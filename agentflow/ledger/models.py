@@ -1,0 +1,117 @@
+"""The tables of the ledger, one SQLAlchemy model for SQLite and PostgreSQL.
+
+`calls` holds usable answers only; `attempts` every request that was sent, usable or not, with its cost; `replays`
+counts per run how often a stored answer served; `budgets` and `reservations` bound the money. Money is whole micro-USD.
+Always: budgets.reserved = sum of its reservations, and budgets.spent = sum of the settled charges of its attempts.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from sqlalchemy import BigInteger, Boolean, Float, Integer, String, Table, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA_VERSION = 1
+
+
+class Base(DeclarativeBase):
+    """Base of the ledger's tables."""
+
+
+class LedgerMeta(Base):
+    """Facts about the database itself; today only `schema_version`."""
+
+    __tablename__ = "ledger_meta"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class Call(Base):
+    """A usable answer by the content of its call."""
+
+    __tablename__ = "calls"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    provider: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(Text)
+    request_json: Mapped[str] = mapped_column(Text)
+    sample_index: Mapped[int] = mapped_column(Integer)
+    edition: Mapped[str] = mapped_column(Text)
+    response_json: Mapped[str] = mapped_column(Text)
+    response_sha256: Mapped[str] = mapped_column(String(64))
+    fetched_at: Mapped[str] = mapped_column(String(40))
+
+
+class Attempt(Base):
+    """One request that was sent, or may have been."""
+
+    __tablename__ = "attempts"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    run_id: Mapped[str] = mapped_column(Text, index=True)
+    at: Mapped[str] = mapped_column(String(40))
+    status: Mapped[str] = mapped_column(String(32))
+    # "ok", the `kind` of a ServiceFailure, "cancelled", or "lost" (its process died).
+    http_status: Mapped[int | None] = mapped_column(Integer)
+    tokens_in: Mapped[int] = mapped_column(BigInteger)
+    tokens_out: Mapped[int] = mapped_column(BigInteger)
+    credits: Mapped[float] = mapped_column(Float)
+    usd_micro: Mapped[int] = mapped_column(BigInteger)
+    assumed: Mapped[bool] = mapped_column(Boolean)
+    # True if the service did not say what it billed and the worst case was counted.
+    latency_ms: Mapped[int | None] = mapped_column(Integer)
+    error: Mapped[str] = mapped_column(Text)
+
+
+class Replay(Base):
+    """How many asks of a run a stored answer served."""
+
+    __tablename__ = "replays"
+
+    run_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), primary_key=True)
+    replayed: Mapped[int] = mapped_column(BigInteger)
+
+
+class Budget(Base):
+    """A purse shared by all processes that name it."""
+
+    __tablename__ = "budgets"
+
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    limit_micro: Mapped[int] = mapped_column(BigInteger)
+    spent_micro: Mapped[int] = mapped_column(BigInteger)
+    reserved_micro: Mapped[int] = mapped_column(BigInteger)
+
+
+class Reservation(Base):
+    """The worst case of a call in flight. It outlives a killed process, so its money stays counted."""
+
+    __tablename__ = "reservations"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    budget_key: Mapped[str] = mapped_column(String(255), index=True)
+    run_id: Mapped[str] = mapped_column(Text)
+    key: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    micro: Mapped[int] = mapped_column(BigInteger)
+    tokens_in: Mapped[int] = mapped_column(BigInteger)
+    tokens_out: Mapped[int] = mapped_column(BigInteger)
+    credits: Mapped[float] = mapped_column(Float)
+    owner: Mapped[str] = mapped_column(Text)
+    # host|boot|pid|start of the process; says whether it can still settle.
+    at: Mapped[str] = mapped_column(String(40))
+
+
+# The same as plain tables: bulk statements go past the object layer.
+META = cast(Table, LedgerMeta.__table__)
+CALLS = cast(Table, Call.__table__)
+ATTEMPTS = cast(Table, Attempt.__table__)
+REPLAYS = cast(Table, Replay.__table__)
+BUDGETS = cast(Table, Budget.__table__)
+RESERVATIONS = cast(Table, Reservation.__table__)

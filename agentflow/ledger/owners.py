@@ -1,0 +1,75 @@
+"""Whose reservation is this, and can its process still settle it? (host, boot, pid, start) names a process exactly.
+
+A process that was killed leaves its reservations behind. Nobody knows whether the service did the work, so their
+money is never given back: on the next opening of the budget on the same host they become spent money at their worst
+case, each with an attempt of status "lost". Reservations of processes on other hosts stay reserved, which counts the
+same against the limit. A wrong guess is harmless: what is settled once cannot be settled again.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import psutil
+from sqlalchemy import Engine, insert, select
+
+from agentflow.ledger.books import Books
+from agentflow.ledger.models import ATTEMPTS, RESERVATIONS
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# psutil computes start times from the boot time, which moves a little when the clock is set.
+_SAME_START_S = 2.0
+
+
+@cache
+def _place() -> str:
+    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    return f"{platform.node()}|{boot}"
+
+
+def me() -> str:
+    """This process as `host|boot|pid|start`."""
+    return f"{_place()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
+
+
+def is_surely_dead(owner: str) -> bool:
+    """True only for a process of this host and boot that is gone."""
+    place, pid, start = owner.rsplit("|", 2)
+    if place != _place():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(start)) > _SAME_START_S
+    except psutil.NoSuchProcess:
+        return True
+
+
+def settle_lost(engine: Engine, books: Books, budget_key: str) -> int:
+    """Charge what dead processes of this host left reserved in `budget_key`; returns how many calls that were."""
+    with engine.begin() as connection:
+        rows = connection.execute(select(RESERVATIONS).where(RESERVATIONS.c.budget_key == budget_key)).mappings().all()
+        dead = {owner for owner in {row["owner"] for row in rows} if is_surely_dead(owner)}
+        lost = [row for row in rows if row["owner"] in dead]
+        if lost:
+            books.settle(connection, {row["id"]: row["micro"] for row in lost})
+            connection.execute(
+                insert(ATTEMPTS),
+                [
+                    {
+                        **{name: row[name] for name in ("key", "kind", "run_id", "tokens_in", "tokens_out", "credits")},
+                        "id": row["id"],
+                        "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                        "status": "lost",
+                        "http_status": None,
+                        "usd_micro": row["micro"],
+                        "assumed": True,
+                        "latency_ms": None,
+                        "error": "the process died before it stored what became of this call",
+                    }
+                    for row in lost
+                ],
+            )
+    return len(lost)

@@ -1,0 +1,1 @@
+"""Scores of answers: exact match, token F1, numeric match, confidence intervals."""

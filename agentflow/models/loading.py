@@ -1,0 +1,144 @@
+"""From a model source to a folder of safetensors and a tokenizer (once, as the first artifact), and from that folder to a model.
+
+`convert` writes the base model artifact; `load_model` / `load_tokenizer` read it and, if asked, put a LoRA adapter on it.
+Never executes code that comes with a model: `trust_remote_code` is False and no configuration can change that.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.modeling_utils import PreTrainedModel
+
+from agentflow.errors import InputError
+from agentflow.models.sources import HubModel, LocalModel, PackagedGguf, TinyModel
+
+POINTER = "pointer.json"
+# A base model artifact that only names a folder or a hub commit, so that large weights are not copied.
+
+END_OF_TURN = "<|im_end|>"
+
+
+def convert(source: PackagedGguf | LocalModel | HubModel | TinyModel, folder: Path) -> dict[str, Any]:
+    """Write `source` into `folder`; returns facts for the manifest (parameters, vocabulary).
+
+    Hub and path models are only pointed at. Raises InputError if the source cannot be read.
+    """
+    if isinstance(source, HubModel):
+        (folder / POINTER).write_text(json.dumps({"id": source.id, "revision": source.revision}))
+        return {"pointer": source.id}
+    if isinstance(source, LocalModel):
+        (folder / POINTER).write_text(json.dumps({"id": str(source.path.resolve()), "revision": None}))
+        return {"pointer": source.path.name}
+    model, tokenizer = _from_gguf(source) if isinstance(source, PackagedGguf) else _tiny(source)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tokenizer)}
+
+
+def _from_gguf(source: PackagedGguf) -> tuple[PreTrainedModel, Any]:
+    path = source.location()
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    # The loaded model keeps a GGUF quantisation mark and refuses save_pretrained: carry the weights over into a plain one.
+    settings = {k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    plain = LlamaForCausalLM(LlamaConfig(**settings))
+    plain.load_state_dict(quantised.state_dict())
+    return plain.to(torch.float32), tokenizer
+
+
+def _tiny(source: TinyModel) -> tuple[PreTrainedModel, Any]:
+    tokenizer = _tiny_tokenizer(source.vocab)
+    torch.manual_seed(source.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=source.hidden,
+        intermediate_size=2 * source.hidden,
+        num_hidden_layers=source.layers,
+        num_attention_heads=source.heads,
+        num_key_value_heads=max(1, source.heads // 2),
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config).to(torch.float32), tokenizer
+
+
+def _tiny_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from agentflow.rendering import PromptConfig, prompt_text
+    from agentflow.sources import arithmetic
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=["<|endoftext|>", "<|im_start|>", END_OF_TURN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    problems = arithmetic.generate(seed=0, n=200, templates=arithmetic.TRAINED)
+    texts = [f"{prompt_text(p.question, PromptConfig())}<think>{p.rationale}</think><answer>" for p in problems]
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token=END_OF_TURN, pad_token="<|endoftext|>"
+    )
+
+
+def resolve(folder: Path) -> tuple[str, str | None]:
+    """Name (folder or hub id) and revision that transformers should load for a base model artifact."""
+    pointer = folder / POINTER
+    if not pointer.is_file():
+        return str(folder), None
+    target = json.loads(pointer.read_text())
+    return target["id"], target["revision"]
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a base model artifact. Raises InputError if it has no end-of-sequence token."""
+    name, revision = resolve(folder)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {name!r} has no eos token; generation could never end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    folder: Path, *, adapter: Path | None = None, trainable: bool = False, merge: bool = False, dtype: torch.dtype = torch.float32
+) -> Any:
+    """The model of a base model artifact, optionally with a LoRA adapter.
+
+    trainable: the adapter's weights take gradients. merge: the adapter is folded into the weights, which is faster to generate with.
+    Raises InputError if the adapter does not fit the base.
+    """
+    name, revision = resolve(folder)
+    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype, trust_remote_code=False)
+    if adapter is None:
+        return model
+    try:
+        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"adapter {str(adapter)!r} does not fit base model {name!r}: {error}") from error
+    return model.merge_and_unload() if merge else model
+
+
+def tokenize_with(tokenizer: Any) -> Any:
+    """`text -> ids` as `mask.encode` wants it: nothing added, nothing cut."""
+
+    def tokenize(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    return tokenize

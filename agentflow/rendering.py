@@ -1,0 +1,80 @@
+"""From a row to the text a model sees, as spans with roles; and from a model's text back to a `Completion`.
+
+Spans of a training row (chatml, compact):
+
+    prompt  <|im_start|>system\n...<|im_end|>\n<|im_start|>user\nMia has ...<|im_end|>\n<|im_start|>assistant\n
+    think   <think>In May she sold 48/2 =
+    call     [Calculator(48/2) ->
+    result   24]
+    think    24 clips. ...</think>
+    answer  <answer>72</answer>
+
+The layout `<think>..</think><answer>..</answer>` is paper B's (tags [P], layout [O]); calls inside the reasoning are paper A's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from agentflow.config import Frozen
+from agentflow.records import Completion, Segment, Span
+from agentflow.syntax import Syntax, SyntaxName
+
+# Paper A, Fig. 3 [P]: the preamble and the four field names.
+PAPER_A = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request. "
+    "Keep in count if input is provided.\n\nInput: {question}\nInstruction: {system}\nReason: "
+)
+CHATML = "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+TEMPLATES = {"chatml": CHATML, "paper_a": PAPER_A}
+
+_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_WHOLE = re.compile(r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)*</answer>\s*", re.DOTALL)
+
+
+class PromptConfig(Frozen):
+    """How a question is put to the model and how calls look."""
+
+    template: Literal["chatml", "paper_a"] = "chatml"
+    system: str = "Think step by step with [Calculator(expression) -> result] and [Search(query) -> result], then answer."
+    syntax: SyntaxName = "compact"
+
+
+def prompt_text(question: str, config: PromptConfig, *, system: str | None = None) -> str:
+    """The prompt up to the place where the model begins to write. `system` replaces the configured text."""
+    # str.replace, not format: a question may hold braces, and it is data.
+    filled = TEMPLATES[config.template].replace("{system}", config.system if system is None else system)
+    return filled.replace("{question}", question)
+
+
+def completion_spans(segments: Sequence[Segment], answer: str, syntax: Syntax) -> list[Span]:
+    """What the model writes (and what tools inject) for one row, in order; texts concatenate to the completion."""
+    spans: list[Span] = []
+    text = "<think>"
+    for segment in segments:
+        if segment.kind == "text":
+            text += segment.text
+            continue
+        assert segment.call is not None and segment.result is not None
+        spans += [Span("think", text)] if text else []
+        spans += [
+            Span("call", syntax.call_text(segment.call)),
+            Span("result", syntax.result_text(segment.result.text)),
+        ]
+        text = ""
+    return [*spans, Span("think", text + "</think>"), Span("answer", f"<answer>{answer}</answer>")]
+
+
+def parse_completion(text: str, syntax: Syntax) -> Completion:
+    """Read a model's text. Total: any string gives a Completion; nothing is executed or evaluated."""
+    thinks, answers = _THINK.findall(text), _ANSWER.findall(text)
+    think = thinks[0] if len(thinks) == 1 else None
+    return Completion(
+        think=think,
+        answer=answers[0].strip() if len(answers) == 1 else None,
+        calls=tuple(found.call for found in syntax.find_calls(think if think is not None else text)),
+        well_formed=_WHOLE.fullmatch(text) is not None,
+    )

@@ -1,0 +1,142 @@
+"""Table rows -> the few texts worth reading: traces with their calls, rollouts per step, rejects, answers side by side.
+
+The marking of calls in completions is for the eye only; nothing is counted or scored from it. Which rows are shown
+depends on their ids and decisions alone, so the same run shows the same samples.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+from agentflow.report.evaluation import breakdown, ordered_models
+from agentflow.report.model import Limits, Rows, RunRecord
+from agentflow.report.summary import reward_parts
+from agentflow.report.visible import cap
+
+# Every repetition is bounded: the text may be anything a model wrote.
+_MARKS = re.compile(
+    r"(?P<call>\[[A-Za-z_]\w{0,63}\([^\[\]\n]{0,500}\) -> [^\[\]\n]{0,2000}\]|<tool_call>.{0,2000}?</tool_call>)"
+    r"|(?P<result><(?P<tag>tool_response|observation|tool_result)>.{0,4000}?</(?P=tag)>)"
+    r"|(?P<frame></?(?:think|answer)>)",
+    re.DOTALL,
+)
+
+
+class Part(NamedTuple):
+    """A piece of shown text and its CSS class: "text", "call", "result" or "frame"."""
+
+    role: str
+    text: str
+
+
+def mark_calls(text: str | None, limit: int) -> list[Part]:
+    """A completion cut to `limit` characters, its calls, results and tags told apart."""
+    shown = cap(text, limit)
+    parts: list[Part] = []
+    end = 0
+    for match in _MARKS.finditer(shown):
+        if match.start() > end:
+            parts.append(Part("text", shown[end : match.start()]))
+        role = next(name for name in ("call", "result", "frame") if match.group(name))
+        parts.append(Part(role, match.group()))
+        end = match.end()
+    if end < len(shown):
+        parts.append(Part("text", shown[end:]))
+    return parts
+
+
+def trace_samples(run: RunRecord) -> list[dict[str, Any]]:
+    """Samples spread over decision and kind; one whose calls were removed shows them as they were before."""
+    filtered = run.tables.get("loss_filter", [])
+    before = {row["id"]: row for row in run.tables.get("tool_insertion", [])}
+    rows = filtered or list(before.values())
+    buckets: dict[tuple[str, str], Rows] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["id"]):
+        buckets[(row.get("decision") or "inserted", row["kind"])].append(row)
+    picked: Rows = []
+    for rank in range(run.limits.traces):
+        picked += [bucket[rank] for _, bucket in sorted(buckets.items(), reverse=True) if rank < len(bucket)]
+    return [_trace(row, before.get(row["id"]), run.limits) for row in picked[: run.limits.traces]]
+
+
+def _trace(row: dict[str, Any], before: dict[str, Any] | None, limits: Limits) -> dict[str, Any]:
+    removed = row.get("decision") == "calls_removed"
+    source = before if removed and before else row
+    budget = limits.text
+    segments: Rows = []
+    for segment in source.get("segments") or [{"kind": "text", "text": row["reasoning"]}]:
+        if budget <= 0:
+            segments.append({"kind": "text", "text": " …"})
+            break
+        segments.append({**segment, "removed": removed, "inside": _inside(segment.get("arguments"))})
+        budget -= len(segment.get("text") or "") + len(segment.get("result") or "")
+    return {"row": row, "segments": segments, "decision": row.get("decision") or "inserted"}
+
+
+def _inside(arguments: str | None) -> str:
+    """What to show between a call's brackets: the value of an only argument, otherwise the JSON as it is."""
+    try:
+        values = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):  # shown, not judged
+        return arguments or ""
+    if isinstance(values, dict) and len(values) == 1:
+        return str(next(iter(values.values())))
+    return arguments or ""
+
+
+def rollout_samples(run: RunRecord) -> list[dict[str, Any]]:
+    """Per GRPO step the first rollouts, group by group."""
+    steps: dict[int, Rows] = defaultdict(list)
+    for row in run.tables.get("grpo", []):
+        steps[row["step"]].append(row)
+    result = []
+    for step, rows in sorted(steps.items()):
+        shown = sorted(rows, key=lambda row: _natural(row["id"]))[: run.limits.rollouts_per_step]
+        views = [
+            {"row": row, "parts": reward_parts(row), "text": mark_calls(row["completion"], run.limits.text)}
+            for row in shown
+        ]
+        result.append({"step": step, "total": len(rows), "rollouts": views})
+    return result
+
+
+def _natural(value: str) -> list[tuple[int, str]]:
+    """Sort key in which "2-10" stands after "2-9"."""
+    return [(int(piece), "") if piece.isascii() and piece.isdigit() else (-1, piece) for piece in value[:80].split("-")]
+
+
+def reject_samples(run: RunRecord) -> list[dict[str, Any]]:
+    """Per stage and reason: the count and the first rejected rows by key."""
+    result = []
+    for stage, rows in run.rejects.items():
+        groups: dict[tuple[str, str], Rows] = defaultdict(list)
+        for row in sorted(rows, key=lambda row: row["key"]):
+            groups[(row["status"], row["reason"])].append(row)
+        for (status, reason), members in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+            shown = members[: run.limits.rejects_per_reason]
+            result.append({"stage": stage, "status": status, "reason": reason, "n": len(members), "rows": shown})
+    return result
+
+
+def answer_samples(run: RunRecord) -> list[dict[str, Any]]:
+    """Questions with every model's answer; those on which the models disagree come first."""
+    rows = run.tables.get("evaluate", [])
+    best = {(c["model"], c["prompt_style"], c["split"], c["kind"]) for c in breakdown(rows) if c["best"]}
+    questions: dict[str, Rows] = defaultdict(list)
+    for row in rows:
+        if (row["model"], row["prompt_style"], row["split"], row["kind"]) in best:
+            questions[row["id"]].append(row)
+
+    def interest(item: tuple[str, Rows]) -> tuple[int, str]:
+        return (-len({row["correct"] for row in item[1]}), item[0])
+
+    order = ordered_models(rows)
+    result = []
+    for _, members in sorted(questions.items(), key=interest)[: run.limits.answers]:
+        members = sorted(members, key=lambda row: order.index(row["model"]))
+        views = [{"row": row, "text": mark_calls(row["completion"], run.limits.text)} for row in members]
+        result.append({"question": members[0], "answers": views})
+    return result

@@ -1,0 +1,165 @@
+"""RunRecord -> the content of report.json: the numbers a program reads, without texts of models.
+
+Shape: {recipe, wall_s, peak_rss_mb, stages, ledger, evaluation} as promised, and beside it status, evaluation_by,
+filter, training, notes and machine. Non-finite numbers become null, so the file is always valid JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from typing import Any
+
+from agentflow.report.evaluation import breakdown, summarise_evaluation
+from agentflow.report.model import Rows, RunRecord, StageRun
+
+
+def summarise_run(run: RunRecord) -> dict[str, Any]:
+    """Everything report.json holds, as JSON data."""
+    evaluated = run.tables.get("evaluate", [])
+    return finite(
+        {
+            "recipe": run.recipe,
+            "status": run.status,
+            "error": run.error,
+            "started_at": run.started_at,
+            "wall_s": round(run.wall_s, 3),
+            "peak_rss_mb": round(run.peak_rss_mb, 1),
+            "stages": [summarise_stage(stage) for stage in run.stages],
+            "ledger": run.ledger.model_dump(),
+            "evaluation": summarise_evaluation(evaluated),
+            "evaluation_by": breakdown(evaluated),
+            "filter": summarise_filter(run),
+            "training": {name: summarise_log(rows) for name, rows in run.logs.items() if rows},
+            "rollouts": rollout_steps(run.tables.get("grpo", [])),
+            "notes": list(run.notes),
+            "machine": dict(run.machine),
+        }
+    )
+
+
+def finite(value: Any) -> Any:
+    """`value` with every NaN and infinity replaced by None, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def summarise_stage(stage: StageRun) -> dict[str, Any]:
+    """One line of `stages`. Counts are input keys; `rows_out` are rows, which may be more (k samples of a question).
+
+    A checkpoint has no counts; its `rows_in` is what it says to have read (`keys_in`, or `rows_in` in `extra`).
+    """
+    manifest = stage.manifest
+    counts = manifest.get("counts")
+    ends = {end: dict((counts or {}).get(end) or {}) for end in ("dropped", "quarantined", "failed")}
+    read = manifest.get("keys_in")
+    fingerprint = manifest.get("fingerprint", "")
+    return {
+        "name": stage.name,
+        "status": stage.status,
+        "rows_in": int((manifest.get("extra") or {}).get("rows_in", 0) if read is None else read),
+        "rows_out": int(manifest.get("rows") or 0),
+        "dropped": ends["dropped"],
+        "quarantined": sum(ends["quarantined"].values()),
+        "failed": sum(ends["failed"].values()),
+        "wall_s": round(stage.wall_s, 3),
+        "keys_out": int(counts["out"]) if counts else None,
+        "quarantined_by": ends["quarantined"],
+        "failed_by": ends["failed"],
+        "artifact": f"{stage.name}/{fingerprint}" if fingerprint else "",
+    }
+
+
+def has_call(row: dict[str, Any], tool: str | None = None) -> bool:
+    """Whether the row's segments hold a call (to `tool`, if one is named)."""
+    return any(part["kind"] == "call" and tool in (None, part["tool"]) for part in row.get("segments") or [])
+
+
+def summarise_filter(run: RunRecord) -> dict[str, Any]:
+    """The loss filter's yield and what of it reaches SFT.
+
+    `yield` = samples whose calls were kept / samples that had calls. `sft_share_with_calls` = share of the rows SFT
+    reads that hold a call. Both None where nothing was filtered.
+    """
+    rows = run.tables.get("loss_filter", [])
+    inserted = run.tables.get("tool_insertion", [])
+    kept = {row["id"] for row in rows if row["decision"] == "kept"}
+    had_calls = {row["id"] for row in rows if (row["n_calls_before"] or 0) > 0}
+    # Losers that were dropped stand only among the rows before the filter.
+    had_calls |= {row["id"] for row in inserted if row["n_calls"]}
+    tools = sorted({s["tool"] for row in [*inserted, *rows] for s in row.get("segments") or [] if s["kind"] == "call"})
+    decisions: dict[str, int] = defaultdict(int)
+    for row in rows:
+        decisions[row["decision"]] += 1
+    return {
+        "with_calls": len(had_calls),
+        "kept": len(kept),
+        "yield": round(len(kept) / len(had_calls), 4) if had_calls else None,
+        "decisions": dict(decisions),
+        "sft_rows": len(rows),
+        "sft_share_with_calls": round(sum(1 for row in rows if row["n_calls"]) / len(rows), 4) if rows else None,
+        "by_tool": {tool: _tool_yield(tool, inserted, rows) for tool in tools},
+    }
+
+
+def _tool_yield(tool: str, inserted: Rows, rows: Rows) -> dict[str, Any]:
+    before = sum(1 for row in inserted if has_call(row, tool))
+    after = sum(1 for row in rows if has_call(row, tool))
+    return {"with_calls": before or None, "kept": after, "yield": round(after / before, 4) if before else None}
+
+
+def summarise_log(rows: Rows) -> dict[str, Any]:
+    """Steps and first and last loss of one training log."""
+    losses = [row["loss"] for row in rows if isinstance(row.get("loss"), int | float)]
+    return {
+        "steps": max((int(row.get("step", 0)) for row in rows), default=0),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+    }
+
+
+def rollout_steps(rows: Rows) -> list[dict[str, Any]]:
+    """Per GRPO step: mean reward and parts over ok rollouts, share of groups with reward variance, failures.
+
+    A group is the rollouts of one prompt: ids are "<step>-<group>-<sample>". Groups with fewer than two ok rollouts
+    have no baseline and are not counted.
+    """
+    steps: dict[int, Rows] = defaultdict(list)
+    for row in rows:
+        steps[row["step"]].append(row)
+    return [_rollout_step(step, steps[step]) for step in sorted(steps)]
+
+
+def _rollout_step(step: int, rows: Rows) -> dict[str, Any]:
+    ok = [row for row in rows if row["status"] == "ok" and row["reward"] is not None]
+    groups: dict[str, list[float]] = defaultdict(list)
+    parts: dict[str, list[float]] = defaultdict(list)
+    for row in ok:
+        groups[row["id"].rsplit("-", 1)[0]].append(row["reward"])
+        for part, value in reward_parts(row).items():
+            parts[part].append(value)
+    compared = [rewards for rewards in groups.values() if len(rewards) > 1]
+    varied = sum(1 for rewards in compared if max(rewards) - min(rewards) > 1e-9)
+    return {
+        "step": step,
+        "rollouts": len(ok),
+        "failed": len(rows) - len(ok),
+        "reward": round(statistics.fmean(row["reward"] for row in ok), 4) if ok else None,
+        "parts": {part: round(statistics.fmean(values), 4) for part, values in sorted(parts.items())},
+        "groups": len(compared),
+        "groups_with_variance": varied,
+        "calls": round(statistics.fmean(row["n_calls"] or 0 for row in ok), 4) if ok else None,
+    }
+
+
+def reward_parts(row: dict[str, Any]) -> dict[str, float]:
+    """The named parts of a rollout's reward; parts without a finite value are left out."""
+    parts = json.loads(row.get("rewards") or "{}")
+    return {name: float(v) for name, v in parts.items() if isinstance(v, int | float) and math.isfinite(v)}

@@ -1,0 +1,1 @@
+"""Rewards: pure functions of a completion, with named parts."""

@@ -1,0 +1,58 @@
+"""cold_start: FILTERED + sft -> LoRA adapter. Goes on training the SFT adapter on fewer than 100 chosen reasoning samples (METHODS B).
+
+The choice is deterministic and says why: verified (the answer was checked, its calls survived the loss filter), varied (one template after the
+other) and short (the shortest reasoning of each template first, since paper B rewards 14 to 100 words).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from agentflow.config import Frozen
+from agentflow.errors import InputError
+from agentflow.rendering import PromptConfig
+from agentflow.rewards.parts import count_words
+from agentflow.training.config import SupervisedSettings
+
+
+class ColdStartConfig(Frozen):
+    """Which samples, and how they are trained on."""
+
+    n_samples: int = Field(64, ge=1, lt=100)
+    # Fewer than 100 (paper B [P]).
+    min_words: int = Field(14, ge=0)
+    max_words: int = Field(100, ge=1)
+    # Words of reasoning without calls; paper B's bounds of its length reward [P].
+    prompt: PromptConfig = PromptConfig()
+    settings: SupervisedSettings = SupervisedSettings()
+
+
+def choose(rows: Sequence[dict[str, Any]], config: ColdStartConfig) -> list[dict[str, Any]]:
+    """Chosen samples in training order, each {"id", "template", "words", "why"}.
+
+    Raises InputError if no row qualifies.
+    """
+    by_group: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for row in rows:
+        words = count_words(row["reasoning"])
+        if row["decision"] == "kept" and config.min_words <= words <= config.max_words:
+            by_group[row["template"] or row["kind"]].append((words, row["id"]))
+    if not by_group:
+        raise InputError(
+            f"none of {len(rows)} rows has kept calls and {config.min_words} to {config.max_words} words of reasoning; "
+            "loosen cold_start.min_words / max_words or look at the loss filter's yield"
+        )
+    queues = [sorted(by_group[group]) for group in sorted(by_group)]
+    names = sorted(by_group)
+    chosen: list[dict[str, Any]] = []
+    for place in range(max(len(queue) for queue in queues)):
+        for name, queue in zip(names, queues, strict=True):
+            if place < len(queue) and len(chosen) < config.n_samples:
+                words, row_id = queue[place]
+                why = f"calls kept by the loss filter; number {place + 1} of {len(queue)} by length in {name!r} ({words} words)"
+                chosen.append({"id": row_id, "template": name, "words": words, "why": why})
+    return chosen

@@ -1,0 +1,100 @@
+"""evaluate: QUESTIONS + base_model (+ adapter) -> EVALUATIONS. Answers held-out questions with tools really executed while the model writes.
+
+Prompt styles: "trained" (the prompt of training, strict reading of <answer>), and for an untrained base model "tools" (the call syntax
+explained with worked examples) and "plain" (no tools), both read leniently; a report takes the better of the two as the base line.
+A row whose tool failed is failed: in no denominator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agentflow.config import Frozen
+from agentflow.examples import examples_text
+from agentflow.metrics.answers import is_correct, lenient_correct, read_answer
+from agentflow.models.settings import GenerationConfig
+from agentflow.records import Outcomes, Rollout
+from agentflow.rendering import PromptConfig, parse_completion, prompt_text
+from agentflow.toolset import ToolsConfig, syntax_for
+
+PromptStyle = Literal["trained", "tools", "plain"]
+
+PLAIN_SYSTEM = "You are a careful assistant. Think step by step, then end with the final answer as: Answer: <answer>"
+TOOLS_SYSTEM = (
+    "Think step by step inside <think></think>. To calculate, write [Calculator(expression) -> and the result is filled in. To look up a fact, "
+    "write [Search(question) -> and the result is filled in. Then give the final answer as <answer>answer</answer>."
+)
+TOOLS_SYSTEM_JSON = (
+    'Think step by step inside <think></think>. To use a tool, write <tool_call>{"name": "Calculator", "arguments": {"expression": "..."}}'
+    '</tool_call> or <tool_call>{"name": "Search", "arguments": {"query": "..."}}</tool_call>; the result is filled in. '
+    "Then give the final answer as <answer>answer</answer>."
+)
+
+
+class EvaluateConfig(Frozen):
+    """What is asked and how the model may answer."""
+
+    model: str
+    # Name in reports: "base", "sft", "cold_start", "grpo".
+    style: PromptStyle = "trained"
+    splits: tuple[str, ...] = ("test", "test_unseen")
+    prompt: PromptConfig = PromptConfig()
+    tools: ToolsConfig = ToolsConfig()
+    generation: GenerationConfig = GenerationConfig(max_new_tokens=256)
+    limit: int | None = Field(None, ge=1)
+    # Questions a split; None is all.
+    edition: str = "1"
+
+
+def chosen(rows: Sequence[dict[str, Any]], config: EvaluateConfig) -> list[dict[str, Any]]:
+    """The questions asked, by split then id."""
+    picked: list[dict[str, Any]] = []
+    for split in config.splits:
+        picked += sorted((row for row in rows if row["split"] == split), key=lambda row: row["id"])[: config.limit]
+    return picked
+
+
+def prompt_of(row: dict[str, Any], config: EvaluateConfig) -> str:
+    """The prompt of one question in the configured style."""
+    if config.style == "trained":
+        return prompt_text(row["question"], config.prompt)
+    if config.style == "plain":
+        return prompt_text(row["question"], config.prompt, system=PLAIN_SYSTEM)
+    system = TOOLS_SYSTEM if config.prompt.syntax == "compact" else TOOLS_SYSTEM_JSON
+    examples = examples_text(2, config.prompt, syntax_for(config.prompt.syntax), system=system)
+    return examples + prompt_text(row["question"], config.prompt, system=system)
+
+
+def judge(rows: Sequence[dict[str, Any]], rollouts: Sequence[Rollout], config: EvaluateConfig) -> Outcomes:
+    """One EVALUATIONS row per question; the untrained base is read leniently, trained models strictly."""
+    judged = [_judge(row, rollout, config) for row, rollout in zip(rows, rollouts, strict=True)]
+    return Outcomes(judged, [], len(rows), len(rows))
+
+
+def _judge(row: dict[str, Any], rollout: Rollout, config: EvaluateConfig) -> dict[str, Any]:
+    completion = parse_completion(rollout.text, syntax_for(config.prompt.syntax))
+    gold = (row["answer"], row["aliases"], row["answer_type"])
+    if config.style == "trained":
+        predicted = completion.answer
+        correct = is_correct(predicted, *gold)
+    else:
+        predicted = read_answer(rollout.text, row["answer_type"])
+        correct = lenient_correct(rollout.text, *gold)
+    failed = rollout.failure is not None
+    return {
+        **{name: row[name] for name in ("id", "kind", "split", "template", "question")},
+        "model": config.model,
+        "prompt_style": config.style,
+        "gold": row["answer"],
+        "completion": rollout.text,
+        "predicted": predicted,
+        "correct": None if failed else correct,
+        "well_formed": None if failed else completion.well_formed,
+        "n_calls": len(rollout.results),
+        "n_tokens": len(rollout.completion_ids),
+        "status": "failed" if failed else "ok",
+        "failure": rollout.failure,
+    }

@@ -1,0 +1,63 @@
+"""grpo: QUESTIONS + cold_start -> LoRA adapter + rollouts. Group-relative policy optimisation with real tools (METHODS B).
+
+A_i = (r_i - mean) / std over the samples of one question; clipped ratio; beta 0. Reward: paper B's composite (rewards.composite).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from agentflow.config import Frozen
+from agentflow.models.settings import GenerationConfig
+from agentflow.rendering import PromptConfig
+from agentflow.rewards.composite import RewardConfig
+from agentflow.toolset import ToolsConfig
+from agentflow.training.config import OptimiserSettings
+
+
+class GrpoConfig(Frozen):
+    """Prompts, sampling, reward and optimisation."""
+
+    prompt: PromptConfig = PromptConfig()
+    tools: ToolsConfig = ToolsConfig()
+    generation: GenerationConfig = GenerationConfig(temperature=1.0)
+    reward: RewardConfig = RewardConfig()
+    kinds: tuple[str, ...] = ()
+    # Question kinds to train on, e.g. ("arithmetic",); empty is all.
+    steps: int = Field(300, ge=1)
+    group_size: int = Field(8, ge=2)
+    # Samples per question (paper B [P]).
+    beta: float = Field(0.0, ge=0)
+    # Weight of the KL term to the cold-start policy (paper B [P]).
+    clip: float = Field(0.2, gt=0)
+    # Clip range of the probability ratio (paper B [P]).
+    loss_type: Literal["grpo", "dapo", "bnpo", "dr_grpo"] = "grpo"
+    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-5, batch_size=1, accumulation=16)
+    # batch_size * accumulation * workers samples a step.
+    edition: str = "1"
+    # Of the searches made in rollouts.
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> GrpoConfig:
+        samples = self.optimiser.batch_size * self.optimiser.accumulation
+        if samples % self.group_size:
+            raise ValueError(
+                f"batch_size * accumulation = {samples} is not a multiple of group_size = {self.group_size}; "
+                "a step must hold whole groups"
+            )
+        return self
+
+
+def choose_prompts(rows: Sequence[dict[str, Any]], config: GrpoConfig, workers: int) -> list[dict[str, Any]]:
+    """The training questions of a run, in the order they are used: shuffled by a hash of seed and id, repeated if too few."""
+    wanted = [row for row in rows if row["split"] == "train" and (not config.kinds or row["kind"] in config.kinds)]
+    if not wanted:
+        raise ValueError(f"no training question of kinds {config.kinds or 'any'}; available: {sorted({r['kind'] for r in rows})}")
+    ordered = sorted(wanted, key=lambda row: hashlib.sha256(f"{config.optimiser.seed}:{row['id']}".encode()).hexdigest())
+    per_step = config.optimiser.batch_size * config.optimiser.accumulation * workers // config.group_size
+    needed = per_step * config.steps
+    return [ordered[i % len(ordered)] for i in range(needed)]

@@ -1,0 +1,101 @@
+"""traces: QUESTIONS -> TRACES. A teacher reasons about every training question; wrong answers are rejected (METHODS A.2).
+
+Only rows of split "train" come in. With `origin="recorded"` the data set's own solution is the trace and nothing is asked.
+
+    question "Mia has 48 clips ..."  ->  reasoning "In May she sold 48/2 = 24 clips. ...", response "Answer: 72", predicted "72"
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from agentflow.clients.teacher import TeacherClient, TeacherConfig
+from agentflow.config import Frozen, Where
+from agentflow.errors import ServiceFailure
+from agentflow.metrics.answers import is_correct, read_answer
+from agentflow.records import Outcomes, Reject
+
+SYSTEM = (
+    "Reason step by step. Write every calculation as an equation, such as 48/2 = 24. "
+    "End with one line that holds only the final answer: Answer: <answer>"
+)
+
+
+class TracesConfig(Frozen):
+    """How traces are made."""
+
+    origin: Literal["teacher", "recorded"] = "teacher"
+    # "recorded": the question's own `rationale`, no call.
+    teacher: TeacherConfig = TeacherConfig()
+    system: str = SYSTEM
+    samples: int = Field(1, ge=1, le=64)
+    # Teacher answers per question; every right one becomes a row.
+    edition: str = "1"
+    # A new edition asks the teacher again; the old answers stay in the ledger.
+    batch_size: Annotated[int, Where()] = Field(64, ge=1)
+    # Questions per Prefect task.
+    failure_budget: int = Field(0, ge=0)
+    # Questions that may fail without failing the stage.
+
+
+def recorded_traces(rows: Sequence[dict[str, Any]]) -> Outcomes:
+    """The questions' own solutions as traces; a question without one is dropped ("no_rationale")."""
+    kept, rejects = [], []
+    for row in rows:
+        if not row["rationale"].strip():
+            rejects.append(Reject(row["id"], "dropped", "no_rationale", "the source records no solution", row))
+            continue
+        kept.append(_trace(row, 0, row["rationale"], f"Answer: {row['answer']}", row["answer"], "recorded", ""))
+    return Outcomes(kept, rejects, len(rows), len(kept))
+
+
+async def trace_batch(rows: Sequence[dict[str, Any]], config: TracesConfig, teacher: TeacherClient) -> Outcomes:
+    """Ask the teacher about `rows`. Failures of single calls are rejects; what stops the run (budget, key, quota) is raised."""
+    results = await asyncio.gather(*(_question(row, config, teacher) for row in rows))
+    kept = [trace for traces, _ in results for trace in traces]
+    rejects = [reject for _, reject in results if reject is not None]
+    return Outcomes(kept, rejects, len(rows), len(rows) - len(rejects))
+
+
+async def _question(row: dict[str, Any], config: TracesConfig, teacher: TeacherClient) -> tuple[list[dict[str, Any]], Reject | None]:
+    messages = [{"role": "system", "content": config.system}, {"role": "user", "content": row["question"]}]
+    traces, wrong = [], []
+    for sample in range(config.samples):
+        try:
+            answer = await teacher.complete(messages, sample_index=sample)
+        except ServiceFailure as failure:
+            if failure.stops_run:
+                raise
+            # What the same request would meet again is the row's own fault; the rest is infrastructure and can be retried.
+            status: Literal["failed", "quarantined"] = "failed" if failure.retryable else "quarantined"
+            return [], Reject(row["id"], status, failure.kind, str(failure), row)
+        predicted = read_answer(answer.content, row["answer_type"])
+        if not answer.reasoning.strip():
+            wrong.append("no reasoning")
+        elif is_correct(predicted, row["answer"], row["aliases"], row["answer_type"]):
+            traces.append(_trace(row, sample, answer.reasoning, answer.content, predicted or "", teacher.label, answer.ledger_key))
+        else:
+            wrong.append(f"{predicted!r} instead of {row['answer']!r}")
+    if traces:
+        return traces, None
+    return [], Reject(row["id"], "dropped", "wrong_answer", "; ".join(wrong), row)
+
+
+def _trace(
+    row: dict[str, Any], sample: int, reasoning: str, response: str, predicted: str, teacher: str, ledger_key: str
+) -> dict[str, Any]:
+    copied = ("question", "answer", "aliases", "answer_type", "kind", "template")
+    return {
+        "id": f"{row['id']}#{sample}",
+        "question_id": row["id"],
+        **{name: row[name] for name in copied},
+        "reasoning": reasoning.strip(),
+        "response": response,
+        "predicted": predicted,
+        "teacher": teacher,
+        "ledger_key": ledger_key,
+    }

@@ -1,0 +1,213 @@
+"""GRPO: prompts in, a LoRA adapter and all rollouts out, through TRL's GRPOTrainer with our rollout engine.
+
+TRL asks `rollout_func` for completions; the engine runs them with real tools, token for token, and says which tokens the policy wrote
+(`env_mask`): injected results carry no loss. A rollout whose tool failed gets no reward at all (None in every part), so TRL leaves it out of its group's
+mean and std, and an all-zero mask keeps it out of the loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import torch
+from datasets import Dataset, load_from_disk
+from trl import GRPOConfig, GRPOTrainer
+
+from agentflow.models.generate import RolloutEngine, ToolRunner
+from agentflow.models.loading import load_model, load_tokenizer
+from agentflow.progress import Progress
+from agentflow.records import Rollout
+from agentflow.rendering import parse_completion, prompt_text
+from agentflow.rewards.composite import RewardConfig, composite
+from agentflow.rewards.groups import group_advantages
+from agentflow.schemas import ROLLOUTS
+from agentflow.syntax import Syntax
+from agentflow.toolset import syntax_for
+from agentflow.training.callbacks import ProgressCallback, assert_world_size
+from agentflow.training.jobs import PolicyJob, TrainingSummary
+from agentflow.training.supervised import common_arguments, publish
+
+PARTS = ("accuracy", "format", "length")
+# Names of the composite's parts, in the order of TRL's reward functions and weights.
+
+
+@dataclass
+class RolloutRecorder:
+    """Scores rollouts once for all reward functions, and keeps them for the artifact."""
+
+    config: RewardConfig
+    syntax: Syntax
+    by_prompt: dict[str, dict[str, Any]]
+    # Prompt text to the question's row.
+    group_size: int
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def parts(self, rollout: Rollout, question: dict[str, Any]) -> dict[str, float] | None:
+        """The reward's named parts; None for a rollout whose tool failed."""
+        if rollout.failure is not None:
+            return None
+        completion = parse_completion(rollout.text, self.syntax)
+        written = self.syntax.strip_calls(completion.think) if completion.think is not None else None
+        gold = (question["answer"], question["aliases"], question["answer_type"])
+        return composite(completion, *gold, self.config, written_think=written).parts
+
+    def weighted(self, parts: dict[str, float] | None) -> float | None:
+        """The parts' weighted sum, as TRL sums them."""
+        if parts is None:
+            return None
+        return sum(weight * parts[name] for name, weight in zip(PARTS, weights(self.config), strict=True))
+
+    def record(self, step: int, prompts: Sequence[str], rollouts: Sequence[Rollout], parts: Sequence[dict[str, float] | None]) -> None:
+        """Append this step's rollouts in ROLLOUTS columns; prompts stand in whole groups."""
+        rewards = [self.weighted(part) for part in parts]
+        advantages = group_advantages(rewards, self.group_size)
+        for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
+            question = self.by_prompt[prompt]
+            self.rows.append(
+                {
+                    "id": f"{step:05d}-{i // self.group_size:03d}-{i % self.group_size:03d}",
+                    "step": step,
+                    "question_id": question["id"],
+                    "prompt": prompt,
+                    "completion": rollout.text,
+                    "gold": question["answer"],
+                    "answer": parse_completion(rollout.text, self.syntax).answer,
+                    "n_calls": len(rollout.results),
+                    "rewards": json.dumps(parts[i]),
+                    "reward": rewards[i],
+                    "advantage": advantages[i],
+                    "status": "ok" if rollout.failure is None else "failed",
+                    "failure": rollout.failure,
+                }
+            )
+
+
+def weights(config: RewardConfig) -> list[float]:
+    """Weights of PARTS."""
+    return [config.accuracy_weight, config.format_weight, config.length_weight]
+
+
+def make_rollout_func(engine_for: Callable[[Any], RolloutEngine], recorder: RolloutRecorder, seed: int, batch_size: int) -> Any:
+    """TRL's `rollout_func`: completions for the prompts it passes (each prompt stands there once per sample)."""
+
+    def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
+        step = trainer.state.global_step
+        seeds = [_row_seed(seed, step, trainer.accelerator.process_index, i) for i in range(len(prompts))]
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        model.merge_adapter()  # folded weights decode faster
+        try:
+            rollouts = engine_for(model).run(prompts, seeds=seeds, batch_size=batch_size)
+        finally:
+            model.unmerge_adapter()
+        parts = [recorder.parts(rollout, recorder.by_prompt[prompt]) for rollout, prompt in zip(rollouts, prompts, strict=True)]
+        recorder.record(step, prompts, rollouts, parts)
+        return {
+            "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
+            "completion_ids": [rollout.completion_ids for rollout in rollouts],
+            "logprobs": [rollout.logprobs for rollout in rollouts],
+            "env_mask": [r.model_written if r.failure is None else [0] * len(r.model_written) for r in rollouts],
+            "reward_parts": parts,
+        }
+
+    return rollout_func
+
+
+def _row_seed(seed: int, step: int, rank: int, index: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{step}:{rank}:{index}".encode()).digest()[:7], "big")
+
+
+def reward_function(name: str) -> Any:
+    """TRL's reward function for one named part; the parts were scored with the rollouts."""
+
+    def reward(prompts: list[Any], completions: list[Any], reward_parts: list[Any], **_: Any) -> list[float | None]:
+        return [None if parts is None else parts[name] for parts in reward_parts]
+
+    reward.__name__ = name
+    return reward
+
+
+def train_policy(job: PolicyJob, tools: ToolRunner | None) -> TrainingSummary:
+    """Train and write `job.out` (rank 0). `tools` is open; None trains without executing calls."""
+    config = job.config
+    torch.manual_seed(config.optimiser.seed)
+    tokenizer = load_tokenizer(job.base)
+    syntax = syntax_for(config.prompt.syntax)
+    questions = load_from_disk(str(job.questions)).to_list()
+    by_id = {row["id"]: row for row in questions}
+    chosen = [by_id[row_id] for row_id in job.question_ids]
+    by_prompt = {prompt_text(row["question"], config.prompt): row for row in chosen}
+    recorder = RolloutRecorder(config.reward, syntax, by_prompt, config.group_size)
+    model = load_model(job.base, adapter=job.adapter, trainable=True)
+
+    def engine_for(current: Any) -> RolloutEngine:
+        return RolloutEngine(current, tokenizer, syntax, tools, config.generation)
+
+    arguments = GRPOConfig(
+        **common_arguments(config.optimiser, job.out),
+        max_steps=config.steps,
+        num_generations=config.group_size,
+        max_completion_length=config.generation.max_new_tokens,
+        temperature=config.generation.temperature,
+        beta=config.beta,
+        epsilon=config.clip,
+        loss_type=config.loss_type,
+        scale_rewards="group",
+        reward_weights=weights(config.reward),
+        shuffle_dataset=False,
+        remove_unused_columns=False,
+        gradient_checkpointing=False,
+        log_completions=False,
+        warmup_steps=round(config.optimiser.warmup_ratio * config.steps),
+    )
+    samples = config.optimiser.batch_size * config.optimiser.accumulation
+    trainer = GRPOTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": prompt_text(row["question"], config.prompt)} for row in chosen]),
+        processing_class=tokenizer,
+        reward_funcs=[reward_function(name) for name in PARTS],
+        rollout_func=make_rollout_func(engine_for, recorder, config.optimiser.seed, min(samples, job.decode_batch)),
+        callbacks=[ProgressCallback(Progress(job.progress, "steps"))],
+    )
+    assert_world_size(trainer, job.workers)
+    before = adapter_digest(model)
+    trainer.train()
+    summary = TrainingSummary(
+        rows_in=len(set(job.question_ids)),
+        rows_used=len(set(job.question_ids)),
+        steps=trainer.state.global_step,
+        log=tuple(trainer.state.log_history),
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        extra={"adapter_before": before, "adapter_after": adapter_digest(model), **rollout_counts(recorder.rows, config.group_size)},
+    )
+    if trainer.is_world_process_zero():
+        publish(model, job.adapter_out, job.out, summary)
+        save_rollouts(recorder.rows, job)
+    return summary
+
+
+def save_rollouts(rows: list[dict[str, Any]], job: PolicyJob) -> None:
+    """All rollouts as an Arrow dataset inside the checkpoint's folder."""
+    Dataset(pa.Table.from_pylist(rows, schema=ROLLOUTS)).save_to_disk(str(job.rollouts_out))
+
+
+def rollout_counts(rows: Sequence[dict[str, Any]], group_size: int) -> dict[str, Any]:
+    """Groups, groups with reward variance, and failed rollouts; for the manifest and the report."""
+    groups = [rows[i : i + group_size] for i in range(0, len(rows), group_size)]
+    varied = sum(len({row["reward"] for row in group if row["reward"] is not None}) > 1 for group in groups)
+    failed = sum(row["status"] == "failed" for row in rows)
+    return {"rollouts": len(rows), "groups": len(groups), "groups_with_variance": varied, "rollouts_failed": failed}
+
+
+def adapter_digest(model: Any) -> str:
+    """sha256 over all trainable weights: tells whether training changed them."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad:
+            digest.update(name.encode() + parameter.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

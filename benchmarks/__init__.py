@@ -1,0 +1,1 @@
+"""Measured comparisons: one module per name, one table each; `python -m benchmarks.run NAME` runs them."""

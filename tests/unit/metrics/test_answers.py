@@ -1,0 +1,218 @@
+"""Answer checks: golden cases of SQuAD's EM and F1, numbers in every notation, readers, and real model answers."""
+
+import ast
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentflow.metrics.answers import (
+    exact_match,
+    is_correct,
+    lenient_correct,
+    normalise,
+    numbers_equal,
+    parse_number,
+    read_answer,
+    read_number,
+    token_f1,
+)
+
+DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
+
+
+# ---------------------------------------------------------------- text
+def test_case_punctuation_articles_and_spaces_do_not_count():
+    assert normalise("  The  Eiffel-Tower, a\tview!") == "eiffeltower view"
+    assert exact_match("the Beatles.", ["Beatles"])
+    assert not exact_match("Beatles band", ["Beatles"])
+
+
+def test_an_alias_is_as_good_as_the_gold_answer():
+    assert exact_match("NYC", ["New York City", "nyc"])
+    assert token_f1("NYC", ["New York City", "nyc"]) == 1.0
+
+
+@pytest.mark.parametrize(
+    "predicted, gold, f1",
+    [
+        ("New York", "New York City", 0.8),
+        ("york york", "york", 2 / 3),
+        ("Paris", "London", 0.0),
+        ("", "London", 0.0),
+        ("yes", "yes", 1.0),
+        ("yes it is", "yes", 0.0),
+        ("no", "yes", 0.0),
+        ("noanswer", "no answer", 0.0),
+        ("the", "a", 1.0),
+    ],
+)
+def test_token_f1_counts_shared_words_and_takes_yes_and_no_as_a_whole(predicted, gold, f1):
+    assert token_f1(predicted, [gold]) == pytest.approx(f1)
+
+
+def test_without_gold_answers_nothing_is_right():
+    assert token_f1("x", []) == 0.0 and not exact_match("x", [])
+
+
+# ---------------------------------------------------------------- numbers
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        ("72.0", "72"),
+        ("1,234", "1234"),
+        ("$1,234.50", "1234.5"),
+        ("50%", "50"),
+        ("3/4", "0.75"),
+        ("\\frac{3}{4}", "0.75"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("−5", "-5"),
+        ("0.3333333333", "1/3"),
+        ("72.", "72"),
+        ("**72**", "72"),
+        ("72 dollars", "72"),
+        (".5", "0.50"),
+        ("1{,}000", "1000"),
+        ("007", "7"),
+    ],
+)
+def test_one_number_in_two_notations_is_equal(a, b):
+    assert numbers_equal(a, b) and numbers_equal(b, a)
+
+
+@pytest.mark.parametrize(
+    "a, b", [("72", "73"), ("0.333", "1/3"), ("72", "seventy"), ("", ""), ("1,23", "123"), ("5", "-5"), ("1" * 99, "1")]
+)
+def test_different_numbers_and_texts_are_not(a, b):
+    assert not numbers_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "text, last",
+    [
+        ("so 48 + 24 = 72 clips.", 72),
+        ("between 10-12", 12),
+        ("it is -3.", -3),
+        ("5 - 3", 3),
+        ("costs $1,200.", 1200),
+        ("a 3/4 cup", Fraction(3, 4)),
+        ("\\boxed{42}", 42),
+        ("owes -$5 now", -5),
+        ("no number", None),
+        ("v1.2.3", None),
+        ("3,4", 3),
+        ("9" * 100, None),
+    ],
+)
+def test_the_last_number_of_a_text_is_read(text, last):
+    assert read_number(text) == last
+
+
+# ---------------------------------------------------------------- readers
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("so.\nAnswer: 72", "72"),
+        ("<answer>72</answer>", "72"),
+        ("<answer>72", "72"),
+        ("#### 72", "72"),
+        ("**Answer:** 72", "72"),
+        ("thus \\boxed{72}.", "72"),
+        ("A: 72\n", "72"),
+        ("Answer: 48+24 = 72 clips", "72"),
+        ("Answer: 72 clips in 2 months", "72"),
+        ("Answer: 1\nAnswer: 2", "2"),
+        ("<answer>\\boxed{72}</answer>", "72"),
+        ("Answer: unknown", "unknown"),
+        ("The result is 72", None),
+        ("", None),
+        ("<answer></answer>", ""),
+        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+    ],
+)
+def test_a_number_is_read_behind_the_last_marker(text, answer):
+    assert read_answer(text, "number") == answer
+
+
+def test_a_text_answer_is_read_as_it_stands():
+    assert read_answer("I think.\nAnswer: the Port of Ost.\nBye", "text") == "the Port of Ost."
+
+
+@pytest.mark.parametrize(
+    "predicted, gold, kind, right",
+    [
+        ("72", "72", "number", True),
+        ("72 clips", "72", "number", True),
+        ("72 of 90", "72", "number", False),
+        ("$72.00", "72", "number", True),
+        ("unknown", "72", "number", False),
+        (None, "72", "number", False),
+        ("the harbour", "Harbour", "text", True),
+        ("harbours", "Harbour", "text", False),
+        (None, "Harbour", "text", False),
+        ("", "", "number", False),
+    ],
+)
+def test_an_answer_is_judged_by_its_type(predicted, gold, kind, right):
+    assert is_correct(predicted, gold, [], kind) is right
+
+
+@pytest.mark.parametrize(
+    "completion, gold, kind, right",
+    [
+        ("I add them up and get 72 clips", "72", "number", True),
+        ("72 and then 80", "72", "number", False),
+        ("Answer: 80. Or 72", "72", "number", False),
+        ("She works at the Port of Ost, I believe.", "port of Ost", "text", True),
+        ("She works at the Portal.", "Port", "text", False),
+        ("Answer: It is in Ost", "Ost", "text", True),
+        ("Ost? No. Answer: Lund", "Ost", "text", False),
+        ("I have no idea.", "no", "text", False),
+        ("Both are old. Yes, they are", "yes", "text", True),
+        ("", "72", "number", False),
+        ("anything", "", "text", False),
+    ],
+)
+def test_an_untrained_model_is_read_leniently_but_not_blindly(completion, gold, kind, right):
+    assert lenient_correct(completion, gold, [], kind) is right
+
+
+@given(st.text(), st.text(), st.lists(st.text(), max_size=2), st.sampled_from(["number", "text"]))
+def test_every_check_is_total(text, gold, aliases, kind):
+    assert isinstance(is_correct(text, gold, aliases, kind), bool)
+    assert isinstance(lenient_correct(text, gold, aliases, kind), bool)
+    assert 0.0 <= token_f1(text, [gold, *aliases]) <= 1.0
+    assert parse_number(text) is None or read_number(text) is not None
+
+
+@given(st.fractions(max_denominator=999) | st.decimals(-(10**9), 10**9, places=3))
+def test_a_number_equals_itself_in_any_print(value):
+    assert numbers_equal(str(value), str(value))
+    assert is_correct(f"${value}" if value >= 0 else str(value), str(value), [], "number")
+
+
+def test_hostile_lengths_cost_nothing():
+    for text in ("\\boxed{" * 20_000, "<answer>" * 20_000, "1,111" * 20_000, "{" * 100_000, "9" * 200_000):
+        assert isinstance(lenient_correct(text, "7", [], "number"), bool)
+
+
+def test_real_model_answers_are_judged_as_their_authors_did():
+    path = DATA / "gsm8k" / "model_solutions.jsonl"
+    if not path.exists():
+        pytest.skip(f"real model answers are not here: {path}")
+    agreed = judged = 0
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        gold = read_answer(row.pop("ground_truth"), "number") or ""
+        row.pop("question")
+        for given_solution in row.values():
+            solution = ast.literal_eval(given_solution) if isinstance(given_solution, str) else given_solution
+            predicted = read_answer(solution["solution"], "number")
+            agreed += is_correct(predicted, gold, [], "number") is solution["is_correct"]
+            judged += 1
+    assert judged == 1000
+    assert agreed / judged >= 0.995

@@ -1,0 +1,188 @@
+"""report.html is one inert file: whatever a model wrote is shown as text, nothing asks for an address."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from report_rows import call_segment, evaluation_row, make_record, manifest, rollout_row, text_segment, trace_row
+
+from agentflow.report.model import Limits, RunRecord, StageRun
+from agentflow.report.page import render_page
+from agentflow.report.samples import mark_calls
+from agentflow.report.summary import summarise_run
+
+ATTACKS = [
+    "<script>alert(1)</script>",
+    "</p></article><img src=https://attacker.example/x.png onerror=alert(1)>",
+    "![i](https://attacker.example/x.png) [l](javascript:alert(1))",
+    "abc\u202edcba\u2066x\u2069\u200b",
+    "\x1b[31mred\x1b[0m \x00 \x07",
+    "=cmd()|' /C calc'!A0",
+    "{{ 7*7 }} {% include 'x' %}",
+    '" onmouseover="alert(1)" x="',
+    "\ud800 lone surrogate",
+    "$\\frac{1}{0}$ and ]]> and <!-- and </style></svg>",
+]
+
+
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+SECTIONS = [
+    "funnel",
+    "evaluation",
+    "training",
+    "filter",
+    "traces",
+    "rollouts",
+    "answers",
+    "rejects",
+    "ledger",
+    "config",
+]
+
+
+class Elements(HTMLParser):
+    """Collects start tags with attributes and counts unbalanced ones."""
+
+    VOID = {"meta", "br", "path", "use", "rect", "img", "link", "input"}
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def render(run):
+    return render_page(run, summarise_run(run))
+
+
+def hostile_run(tmp_path, text):
+    before, after = trace_row(1, "kept", 0.2)
+    segments = [text_segment(text), call_segment(text, {"expression": text}, text, error=text)]
+    texts = {"question": text, "predicted": text, "answer": text, "teacher": text, "kind": text, "id": text}
+    reward = {**rollout_row(1, 0, 0, 1.0), "completion": f"<think>{text}[Calculator({text}) -> 1]", "answer": text}
+    reward |= {"failure": text, "gold": text, "rewards": json.dumps({text.encode("utf-8", "replace").decode(): 1.0})}
+    answers = [
+        {**evaluation_row(1, model, text, True), **dict.fromkeys(("question", "completion", "predicted", "id"), text)}
+        for model in ("base", text)
+    ]
+    reject = {"key": text, "status": "dropped", "reason": text, "detail": text, "row": text}
+    told = {**manifest(text, 1, 0, {text: 1}, {text: 1}, {text: 1}), "config": {text: text}}
+    stage = StageRun(name=text, status="ran", manifest=told)
+    return RunRecord(
+        recipe=text, out_dir=tmp_path, error=text, started_at=text, stages=[stage], notes=[text], machine={text: text},
+        tables={
+            "tool_insertion": [{**before, **texts, "segments": segments}],
+            "loss_filter": [{**after, **texts, "segments": segments}],
+            "grpo": [reward], "evaluate": answers,
+        },
+        rejects={text: [reject]}, logs={text: [{"step": 1, "loss": 1.0}]},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full_page(tmp_path_factory):
+    return render(make_record(tmp_path_factory.mktemp("full")))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return Elements(render(hostile_run(tmp_path_factory.mktemp("plain"), "plain")))
+
+
+@pytest.mark.parametrize("text", ATTACKS)
+def test_hostile_text_adds_no_element_no_attribute_and_no_hidden_character(tmp_path, plain, text):
+    page = render(hostile_run(tmp_path, text))
+    assert not HIDDEN.search(page)
+    attacked = Elements(page)
+    assert not attacked.open
+
+    def counted(elements):
+        marks = ("span", "text", "g", "path", "use", "rect", "defs", "style", "tspan", "clippath", "line", "svg")
+        return [tag for tag, _ in elements.tags if tag not in marks]
+
+    assert counted(attacked) == counted(plain)
+    for tag, attributes in attacked.tags:
+        assert tag not in {"script", "img", "iframe", "object", "link", "form"}
+        assert not [name for name in attributes if name.startswith("on") or name == "src"]
+        for name in ("href", "xlink:href"):
+            assert attributes.get(name, "#").startswith("#")
+
+
+def test_a_bidirectional_override_is_shown_by_its_name(tmp_path):
+    assert "⟨U+202E⟩" in render(hostile_run(tmp_path, "abc\u202edcba"))
+
+
+def test_the_page_names_no_outside_address(full_page):
+    page = full_page
+    assert "http://" not in page.replace('http-equiv="', "") and "https://" not in page
+    assert "@import" not in page and "url(http" not in page
+    assert "default-src 'none'" in page
+
+
+def test_a_hundred_thousand_brackets_are_capped_and_said_so(tmp_path):
+    page = render(hostile_run(tmp_path, "[" * 100_000))
+    assert len(page) < 400_000
+    assert "[96,000 more characters]" in page
+    assert page.count("[") < 150_000
+
+
+def test_every_part_of_a_full_run_is_on_the_page(full_page):
+    page = full_page
+    assert not Elements(page).open
+    for anchor in SECTIONS:
+        assert f'<section id="{anchor}">' in page
+    assert page.count("<svg") == 5
+    assert "wrong_answer" in page and "two_hop" in page
+    assert f"sft/{manifest('sft', 340, 340)['fingerprint']}" in page
+
+
+def test_ids_in_pictures_are_unique_and_refer_to_something(full_page):
+    tags = Elements(full_page).tags
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in tags:
+        target = attributes.get("xlink:href") or attributes.get("href") or ""
+        assert target[1:] in ids or not target
+
+
+def test_pictures_take_their_colours_from_the_page(full_page):
+    for _, attributes in Elements(full_page).tags:
+        assert not re.search(r"#[0-9a-f]{6}", attributes.get("style") or "")
+
+
+def test_calls_removed_by_the_filter_are_shown_struck_through(tmp_path):
+    before, after = trace_row(2, "calls_removed", -0.2)
+    tables = {"tool_insertion": [before], "loss_filter": [after]}
+    page = render(RunRecord(recipe="r", out_dir=tmp_path, tables=tables))
+    assert page.count('<span class="call removed"><b>Calculator</b>(') == 2
+
+
+def test_calls_in_a_completion_are_marked_and_nothing_is_lost():
+    text = '<think>a [Calculator(48/2) -> 24] b <tool_call>{"name": "x"}</tool_call></think><answer>24</answer>'
+    parts = mark_calls(text, 4000)
+    assert "".join(part.text for part in parts) == text
+    assert [part.text for part in parts if part.role == "call"] == [
+        "[Calculator(48/2) -> 24]",
+        '<tool_call>{"name": "x"}</tool_call>',
+    ]
+
+
+def test_only_the_first_rollouts_of_a_step_are_shown(record):
+    page = render(record.model_copy(update={"limits": Limits(rollouts_per_step=2)}))
+    assert "Step 3 · 2 of 16 rollouts" in page
+
+
+def test_a_histogram_without_any_kept_row_is_drawn(tmp_path):
+    rows = [trace_row(i, "calls_removed", -0.0)[1] for i in range(3)]
+    assert "<svg" in render(RunRecord(recipe="r", out_dir=tmp_path, tables={"loss_filter": rows}))
