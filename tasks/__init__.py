@@ -1,1 +1,1 @@
-"""Thin Prefect and Ray wrappers around the stages of `agentflow`: names, cache keys, resources. No logic."""
+"""Prefect and Ray around the core's stages: names, resources, batches, actor pools, TorchTrainer. No logic of a stage stands here."""

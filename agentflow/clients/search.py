@@ -21,7 +21,7 @@ from tavily import AsyncTavilyClient
 from tavily.errors import TimeoutError as TavilyTimeout
 
 from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json, without_secrets
-from agentflow.clients.endpoint import LOCAL_KEY, key_for, provider_identity, provider_name
+from agentflow.clients.endpoint import LOCAL_KEY, key_for, provider_identity, provider_name, split_url
 from agentflow.clients.retry import Pacer, Patience
 from agentflow.config import Frozen, Where, sha256_file
 from agentflow.errors import ConfigError, InputError, MalformedAnswer, MissingKeyError, RequestRejected, ServiceFailure
@@ -246,6 +246,7 @@ def _place(config: SearchConfig, ledger: Ledger, local_address: str | None) -> t
         if local_address is None and ledger.mode == "record":
             raise ConfigError("search.base_url is empty and no local search runs; start one or give base_url")
         return local_address or "http://127.0.0.1:9", LOCAL_KEY
+    split_url(config.base_url)
     if ledger.mode != "record":
         return config.base_url, LOCAL_KEY
     if config.api_key_env == "":

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json
 from agentflow.clients.completion import read_completion, tokens_used
-from agentflow.clients.endpoint import LOCAL_KEY, NO_KEY, key_for, provider_identity, provider_name
+from agentflow.clients.endpoint import LOCAL_KEY, NO_KEY, key_for, provider_identity, provider_name, split_url
 from agentflow.clients.retry import Pacer, Patience
 from agentflow.config import Frozen, LocalFile, Where
 from agentflow.errors import ConfigError, RequestRejected, ServiceFailure
@@ -242,6 +242,7 @@ def _place(config: TeacherConfig, ledger: Ledger, local_address: str | None) -> 
         if local_address is None and ledger.mode == "record":
             raise ConfigError("teacher.base_url is empty and no local teacher runs; start one or give base_url")
         return local_address or "http://127.0.0.1:9/v1", LOCAL_KEY
+    split_url(config.base_url)
     if ledger.mode != "record":
         return config.base_url, NO_KEY
     prices = (config.usd_per_million_in, config.usd_per_million_out)

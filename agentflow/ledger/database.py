@@ -139,6 +139,8 @@ def told(engine: Engine) -> Iterator[None]:
     """Database errors inside become a StoreError that says which ledger, what happened and what to do."""
     try:
         yield
+    except UnicodeDecodeError:
+        cause = "malformed text"  # the driver could not even read the table definitions
     except (SQLAlchemyError, sqlite3.Error) as error:
         cause = str(error.orig if isinstance(error, DBAPIError) else error).strip()
     else:

@@ -298,9 +298,10 @@ class Ledger:
 
 def _verified(row: Row | None) -> dict[str, Any] | None:
     """The response in a row of `calls`, None if its bytes are not what was stored (promise P8)."""
-    if row is None or sha256_text(row["response_json"]) != row["response_sha256"]:
+    text = None if row is None else row["response_json"]
+    if row is None or not isinstance(text, str) or sha256_text(text) != row["response_sha256"]:
         return None
-    response: dict[str, Any] = json.loads(row["response_json"])
+    response: dict[str, Any] = json.loads(text)
     return response
 
 

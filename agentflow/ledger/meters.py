@@ -32,9 +32,10 @@ def usage(engine: Engine, run_id: str | None) -> dict[str, Any]:
     with reading(engine) as connection:
         asked, replayed = connection.execute(attempts).all(), connection.execute(replays).all()
     for row in asked:
-        report[row.kind].update(paid=int(row.paid), failed=int(row.failed), lost=int(row.lost))
+        counts = {"paid": int(row.paid), "failed": int(row.failed), "lost": int(row.lost)}
+        report.setdefault(row.kind, {"replayed": 0}).update(counts)
     for replay in replayed:
-        report[replay.kind]["replayed"] = int(replay.n)
+        report.setdefault(replay.kind, {})["replayed"] = int(replay.n)
     return {
         **report,
         "tokens_in": sum(int(row.tokens_in) for row in asked),
@@ -61,8 +62,16 @@ def entry(engine: Engine, key: str) -> dict[str, Any] | None:
     answer: dict[str, Any] = {"key": key, "request": None, "response": None, "response_sha256": None}
     if call is not None:
         answer |= {name: value for name, value in call.items() if not name.endswith("_json")}
-        answer |= {"request": json.loads(call["request_json"]), "response_json": call["response_json"]}
+        answer |= {"request": _parsed(call["request_json"]), "response_json": call["response_json"]}
     return {**answer, "attempts": tried}
+
+
+def _parsed(text: Any) -> Any:
+    """The stored request, None if a damaged file gave something else. (Its key would show a changed one.)"""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def stats(engine: Engine) -> dict[str, Any]:

@@ -35,7 +35,10 @@ _WORDS: dict[str, tuple[str, ...]] = {
 _SLOT = re.compile(r"\{(\w+)\}")
 _EQUATION = re.compile(r"<([^<>]+)>")
 _OPERAND = re.compile(r"[a-z]\d?|\d+(?:\.\d+)?")
+_NUMBER_TEXT = r"[1-9][0-9]{0,5}(?:\.[0-9])?"
+# What may stand in a number slot of a question that is to be solved: bounded, never zero (it may be a divisor).
 _ATTEMPTS = 2000
+# Draws per row before the template counts as exhausted.
 
 
 def generate(seed: int, n: int, templates: Sequence[str], *, exclude: Collection[Problem] = ()) -> list[Problem]:
@@ -70,12 +73,8 @@ def generate(seed: int, n: int, templates: Sequence[str], *, exclude: Collection
 
 def solve(question: str) -> Solution | None:
     """The solution of a generated question, recomputed from its text; None if no template matches."""
-    for template, pattern in _patterns():
-        match = pattern.fullmatch(" ".join(question.split()))
-        values = match and _complete(match.groupdict())
-        if values:
-            return _solution(template, values)
-    return None
+    recognised = _recognise(question)
+    return recognised and _solution(*recognised)
 
 
 def wrong_solution(question: str, rng: random.Random) -> Solution:
@@ -83,21 +82,28 @@ def wrong_solution(question: str, rng: random.Random) -> Solution:
 
     Raises ValueError if the question is not a generated one.
     """
-    right = solve(question)
-    if right is None:
+    recognised = _recognise(question)
+    right = recognised and _solution(*recognised)
+    if recognised is None or right is None:
         raise ValueError(f"not a generated arithmetic question: {question!r}; ask `solve` first")
-    template, values = next(
-        (template, values)
-        for template, pattern in _patterns()
-        if (match := pattern.fullmatch(" ".join(question.split()))) and (values := _complete(match.groupdict()))
-    )
     slips = [(step, delta) for step in range(len(right.steps)) for delta in (-10, -3, -2, -1, 1, 2, 3, 10)]
     rng.shuffle(slips)
     for slip in slips:
-        wrong = _solution(template, values, slip)
+        wrong = _solution(*recognised, slip)
         if wrong and wrong.answer != right.answer:
             return wrong
-    raise AssertionError(f"no wrong solution of {question!r}")  # the last step + 1 always is one
+    raise AssertionError(f"no wrong solution of {question!r}")  # the last result + 1 always is one
+
+
+def _recognise(question: str) -> tuple[Template, dict[str, str]] | None:
+    """Template and slot values of a generated question."""
+    question = " ".join(question.split())
+    for template, pattern in _patterns():
+        match = pattern.fullmatch(question)
+        values = match and _complete(match.groupdict())
+        if values:
+            return template, values
+    return None
 
 
 def _draw(template: Template, rng: random.Random) -> Problem | None:
@@ -201,7 +207,7 @@ def _pattern(question: str) -> str:
     for slot in _SLOT.finditer(question):
         name = slot.group(1)
         parts.append(re.escape(question[position : slot.start()]))
-        choices = "|".join(sorted(_WORDS[name], key=len, reverse=True)) if name in _WORDS else r"[0-9]+(?:\.[0-9]+)?"
+        choices = "|".join(sorted(_WORDS[name], key=len, reverse=True)) if name in _WORDS else _NUMBER_TEXT
         parts.append(f"(?P={name})" if name in met else f"(?P<{name}>{choices})")
         met.add(name)
         position = slot.end()

@@ -91,7 +91,8 @@ _TRAINED = (
     ),
     Template(
         "times_as_many_then_gift",
-        "{name} found {a} {things} last week and {b} times as many this week. Then {name} gave {c} {things} to {other}. "
+        "{name} found {a} {things} last week and {b} times as many this week. "
+        "Then {name} gave {c} {things} to {other}. "
         "How many {things} does {name} have now?",
         {"a": (6, 40), "b": (2, 6), "c": (3, 30)},
         (
@@ -102,7 +103,8 @@ _TRAINED = (
     ),
     Template(
         "pages_a_day",
-        "{name} is reading a book of {a} pages and has read {b} pages so far. {name} wants to read the rest in {c} days. "
+        "{name} is reading a book of {a} pages and has read {b} pages so far. "
+        "{name} wants to read the rest in {c} days. "
         "How many pages must {name} read each day?",
         {"a": (60, 300, 5), "b": (10, 59), "c": (3, 12)},
         ("There are <a-b> pages left to read.", "In {c} days this means <r1/c> pages on each day."),
@@ -116,7 +118,7 @@ _TRAINED = (
     ),
     Template(
         "saving_for_a_thing",
-        "{name} saves {a} dollars every week. After {b} weeks {name} buys a {thing} and a bag for {c} dollars. "
+        "{name} saves {a} dollars every week. After {b} weeks {name} buys a new {thing} and a bag for {c} dollars. "
         "How many dollars does {name} have left?",
         {"a": (6, 30), "b": (4, 12), "c": (8, 60)},
         ("In {b} weeks {name} saved <a*b> dollars.", "After buying the {thing} <r1-c> dollars are left."),
@@ -158,7 +160,8 @@ _UNSEEN = (
     ),
     Template(
         "orchard_boxes",
-        "In the garden of {name} there are {a} trees, and every tree gives {b} pears. All pears are packed into boxes of {c}. "
+        "In the garden of {name} there are {a} trees, and every tree gives {b} pears. "
+        "All pears are packed into boxes of {c}. "
         "How many boxes are filled?",
         {"a": (4, 20), "b": (6, 30), "c": (3, 12)},
         ("All the trees together give <a*b> pears.", "In boxes of {c} these pears fill <r1/c> boxes."),
@@ -176,14 +179,16 @@ _UNSEEN = (
     ),
     Template(
         "ages",
-        "{name} is {a} years old. The aunt of {name} is {b} times as old, and the grandfather is {c} years older than the aunt. "
+        "{name} is {a} years old. "
+        "The aunt of {name} is {b} times as old, and the grandfather is {c} years older than the aunt. "
         "How old is the grandfather?",
         {"a": (7, 14), "b": (3, 5), "c": (18, 35)},
         ("The aunt of {name} is <a*b> years old.", "The grandfather of {name} is then <r1+c> years old."),
     ),
     Template(
         "leaking_tank",
-        "The water tank of {name} holds {a} litres. Every hour {b} litres run out, and nobody notices it for {c} hours. "
+        "The water tank of {name} holds {a} litres. "
+        "Every hour {b} litres run out, and nobody notices it for {c} hours. "
         "How many litres are left in the tank?",
         {"a": (150, 400, 10), "b": (4, 20), "c": (3, 9)},
         ("In {c} hours <b*c> litres run out.", "After that <a-r1> litres are left in the tank."),
@@ -212,7 +217,8 @@ _UNSEEN = (
     ),
     Template(
         "share_then_more",
-        "{a} {things} are shared equally by {b} children, and one of them is {name}. Later {name} gets {c} more from {other}. "
+        "{a} {things} are shared equally by {b} children, and one of them is {name}. "
+        "Later {name} gets {c} more from {other}. "
         "How many {things} does {name} have now?",
         {"a": (24, 99), "b": (3, 9), "c": (3, 20)},
         ("At first each child gets <a/b> {things}.", "With the ones from {other} {name} has <r1+c> {things} now."),
@@ -230,7 +236,8 @@ _UNSEEN = (
     ),
     Template(
         "paint_and_brush",
-        "One tin of paint costs {a} dollars and one brush costs {c} dollars. {name} needs {b} tins of paint and one brush. "
+        "One tin of paint costs {a} dollars and one brush costs {c} dollars. "
+        "{name} needs {b} tins of paint and one brush. "
         "How many dollars does {name} spend?",
         {"a": (2.5, 9.5, 1), "b": (2, 9), "c": (2, 9)},
         ("The tins of paint cost <a*b> dollars.", "Together with the brush {name} spends <r1+c> dollars."),
@@ -238,7 +245,8 @@ _UNSEEN = (
     ),
     Template(
         "juice_crates",
-        "{name} orders {a} crates of juice with {b} bottles in each crate. One bottle costs {c} dollars with the deposit. "
+        "{name} orders {a} crates of juice with {b} bottles in each crate. "
+        "One bottle costs {c} dollars with the deposit. "
         "How many dollars does the juice cost?",
         {"a": (2, 9), "b": (6, 12, 2), "c": (1.5, 4.5, 1)},
         ("In the crates there are <a*b> bottles.", "All of these bottles together cost <r1*c> dollars."),
@@ -271,7 +279,8 @@ _UNSEEN = (
     ),
     Template(
         "paper_packs",
-        "The teacher {name} has {a} pupils, and each pupil needs {b} sheets of paper. Paper is sold in packs of {c} sheets. "
+        "The teacher {name} has {a} pupils, and each pupil needs {b} sheets of paper. "
+        "Paper is sold in packs of {c} sheets. "
         "How many packs does {name} need?",
         {"a": (10, 32), "b": (3, 15), "c": (5, 20, 5)},
         ("The pupils need <a*b> sheets of paper.", "Sold in packs of {c} this makes <r1/c> packs."),
@@ -285,7 +294,8 @@ _UNSEEN = (
     ),
     Template(
         "garden_walk",
-        "The garden of {name} is {a} metres long and {b} metres wide. Every evening {name} walks once around the whole garden. "
+        "The garden of {name} is {a} metres long and {b} metres wide. "
+        "Every evening {name} walks once around the whole garden. "
         "How many metres is one walk?",
         {"a": (20, 80), "b": (8, 40)},
         ("One long and one short side make <a+b> metres.", "Once around is twice that, <r1*2> metres."),
@@ -299,7 +309,8 @@ _UNSEEN = (
     ),
     Template(
         "candles_per_table",
-        "{name} has {a} packs with {b} candles in each for a party. The candles are put on {c} tables, the same number on each. "
+        "{name} has {a} packs with {b} candles in each for a party. "
+        "The candles are put on {c} tables, the same number on each. "
         "How many candles stand on one table?",
         {"a": (3, 12), "b": (4, 16), "c": (3, 12)},
         ("The packs hold <a*b> candles in all.", "On each of the {c} tables there are <r1/c> candles."),
@@ -313,7 +324,8 @@ _UNSEEN = (
     ),
     Template(
         "fewer_than_friend",
-        "{name} has {a} {things}, and {other} has {b} {things} fewer than {name}. They sell all of them for {c} dollars each. "
+        "{name} has {a} {things}, and {other} has {b} {things} fewer than {name}. "
+        "They sell all of them for {c} dollars each. "
         "How many dollars do they get?",
         {"a": (20, 60), "b": (3, 18), "c": (2, 6)},
         (

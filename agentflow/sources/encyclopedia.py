@@ -94,7 +94,9 @@ class World:
         facts: dict[tuple[str, str], str] = {}
         for relation in RELATIONS.values():
             for subject in entities[relation.subject]:
-                facts[relation.id, subject] = rng.choice([name for name in entities[relation.object] if name != subject])
+                facts[relation.id, subject] = rng.choice(
+                    [name for name in entities[relation.object] if name != subject]
+                )
         object.__setattr__(self, "entities", entities)
         object.__setattr__(self, "facts", facts)
 

@@ -58,7 +58,7 @@ def question_id(kind: str, question: str) -> str:
 
 
 def normalise_question(question: str) -> str:
-    """The form in which two questions count as identical: NFKC, case folded, one space between words, no outer space."""
+    """The form in which two questions count as identical: NFKC, case folded, one space between words."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", question)).strip().casefold()
 
 

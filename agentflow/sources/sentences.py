@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import re
 
-# Abbreviations that are followed by a capital without ending a sentence. Those that may end one ("etc.", "a.m.")
-# are not here: before a lower-case letter no sentence ends anyway.
-_ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st mt ft no vs gen col capt lt sgt rev hon sen rep gov fig eq cf approx dept est jr sr".split()
-)
-_END = re.compile(r"""[.!?]+["'”’)\]]*(?=\s)[^\S\n]*|\s*\n\s*""")
-_LAST_WORD = re.compile(r"([^\W\d_]+)\.$")
+# Abbreviations that stand before a capital without ending a sentence. Those that often end one ("etc.", "Jr.") are not
+# here: before a lower-case letter no sentence ends anyway.
+_ABBREVIATIONS = frozenset("mr mrs ms dr prof st mt vs gen col capt lt sgt rev hon sen gov cf".split())
+_BEFORE_NUMBERS = frozenset("no nos fig eq pp vol ch approx ca".split())
+# Abbreviations only if a digit follows ("No. 5"); "no" is a word otherwise.
+# Look-behind and possessive quantifiers keep it linear on hostile text (100,000 dots).
+_END = re.compile(r"""(?<![.!?])[.!?]++["'”’)\]]*+(?=\s)[^\S\n]*+|\n\s*+""")
+_LAST_WORD = re.compile(r"([^\W\d_]+)$")
+_LONGEST_WORD = 12
+# Characters before a full stop that are looked at: more than any abbreviation or list number has.
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:
@@ -53,12 +56,15 @@ def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
         return True
     if following.islower():
         return False
-    before = text[start : match.start() + 1]
-    if re.fullmatch(r"\s*\d+\.", before):
+    if match.group().startswith(".."):
+        return True
+    before = text[max(start, match.start() - _LONGEST_WORD) : match.start()]
+    if match.start() - start <= _LONGEST_WORD and before.strip().isdecimal():
         return False  # a list number, "1. First"
     word = _LAST_WORD.search(before)
-    if word is None or match.group().startswith(".."):
+    if word is None:
         return True
     name = word.group(1)
     is_initial = len(name) == 1 and name.isupper() and name != "I"
-    return not (is_initial or name.lower() in _ABBREVIATIONS)
+    is_numbering = following.isdecimal() and name.lower() in _BEFORE_NUMBERS
+    return not (is_initial or is_numbering or name.lower() in _ABBREVIATIONS)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from agentflow.clients.search import SearchConfig
 from agentflow.config import Frozen
 from agentflow.examples import examples_text
 from agentflow.metrics.answers import is_correct, lenient_correct, read_answer
@@ -43,6 +44,7 @@ class EvaluateConfig(Frozen):
     splits: tuple[str, ...] = ("test", "test_unseen")
     prompt: PromptConfig = PromptConfig()
     tools: ToolsConfig = ToolsConfig()
+    search: SearchConfig = SearchConfig()
     generation: GenerationConfig = GenerationConfig(max_new_tokens=256)
     limit: int | None = Field(None, ge=1)
     # Questions a split; None is all.

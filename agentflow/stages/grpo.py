@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from agentflow.clients.search import SearchConfig
 from agentflow.config import Frozen
+from agentflow.errors import InputError
 from agentflow.models.settings import GenerationConfig
 from agentflow.rendering import PromptConfig
 from agentflow.rewards.composite import RewardConfig
@@ -24,6 +26,7 @@ class GrpoConfig(Frozen):
 
     prompt: PromptConfig = PromptConfig()
     tools: ToolsConfig = ToolsConfig()
+    search: SearchConfig = SearchConfig()
     generation: GenerationConfig = GenerationConfig(temperature=1.0)
     reward: RewardConfig = RewardConfig()
     kinds: tuple[str, ...] = ()
@@ -56,7 +59,7 @@ def choose_prompts(rows: Sequence[dict[str, Any]], config: GrpoConfig, workers: 
     """The training questions of a run, in the order they are used: shuffled by a hash of seed and id, repeated if too few."""
     wanted = [row for row in rows if row["split"] == "train" and (not config.kinds or row["kind"] in config.kinds)]
     if not wanted:
-        raise ValueError(f"no training question of kinds {config.kinds or 'any'}; available: {sorted({r['kind'] for r in rows})}")
+        raise InputError(f"no training question of kinds {config.kinds or 'any'}; available: {sorted({r['kind'] for r in rows})}")
     ordered = sorted(wanted, key=lambda row: hashlib.sha256(f"{config.optimiser.seed}:{row['id']}".encode()).hexdigest())
     per_step = config.optimiser.batch_size * config.optimiser.accumulation * workers // config.group_size
     needed = per_step * config.steps

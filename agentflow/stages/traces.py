@@ -63,6 +63,7 @@ async def trace_batch(rows: Sequence[dict[str, Any]], config: TracesConfig, teac
 
 async def _question(row: dict[str, Any], config: TracesConfig, teacher: TeacherClient) -> tuple[list[dict[str, Any]], Reject | None]:
     messages = [{"role": "system", "content": config.system}, {"role": "user", "content": row["question"]}]
+    label = f"{config.teacher.provider}/{config.teacher.model}"
     traces, wrong = [], []
     for sample in range(config.samples):
         try:
@@ -74,10 +75,11 @@ async def _question(row: dict[str, Any], config: TracesConfig, teacher: TeacherC
             status: Literal["failed", "quarantined"] = "failed" if failure.retryable else "quarantined"
             return [], Reject(row["id"], status, failure.kind, str(failure), row)
         predicted = read_answer(answer.content, row["answer_type"])
-        if not answer.reasoning.strip():
+        reasoning = answer.reasoning or ""
+        if not reasoning.strip():
             wrong.append("no reasoning")
         elif is_correct(predicted, row["answer"], row["aliases"], row["answer_type"]):
-            traces.append(_trace(row, sample, answer.reasoning, answer.content, predicted or "", teacher.label, answer.ledger_key))
+            traces.append(_trace(row, sample, reasoning, answer.content, predicted or "", label, answer.ledger_key))
         else:
             wrong.append(f"{predicted!r} instead of {row['answer']!r}")
     if traces:

@@ -7,7 +7,7 @@ ToolFailure, what stops the run (wrong key, no credits) passes unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -39,26 +39,13 @@ DATASET_MIRRORS = (
 )
 
 
-class SearchHit(Protocol):
-    """One result: Tavily's fields."""
-
-    @property
-    def title(self) -> str: ...
-    @property
-    def url(self) -> str: ...
-    @property
-    def content(self) -> str: ...
-    @property
-    def score(self) -> float: ...
-
-
 class SearchAnswer(Protocol):
     """What a search client gives for one query."""
 
     @property
-    def results(self) -> Sequence[SearchHit]: ...
+    def results(self) -> Sequence[Mapping[str, Any]]: ...
 
-    # Best first.
+    # Best first; each with Tavily's fields title, url, content, score.
     @property
     def ledger_key(self) -> str | None: ...
     @property
@@ -115,14 +102,14 @@ class WebSearch(Tool):
             raise ToolFailure(f"search failed: {failure}", kind=failure.kind) from failure
         return ToolResult(text=self.render(answer.results), ledger_key=answer.ledger_key, as_of=answer.as_of)
 
-    def render(self, results: Sequence[SearchHit]) -> str:
+    def render(self, results: Sequence[Mapping[str, Any]]) -> str:
         """The first `n_results` that may be shown, as "title: content | title: content"; "no results" if none."""
-        allowed = [hit for hit in results if not is_blocked(hit.url, self._config.blocked_domains)]
+        allowed = [hit for hit in results if not is_blocked(hit["url"], self._config.blocked_domains)]
         lines = [self._line(hit) for hit in allowed[: self._config.n_results]]
         return _SEPARATOR.join(line for line in lines if line) or NO_RESULTS
 
-    def _line(self, hit: SearchHit) -> str:
-        title, content = hit.title or "", hit.content or ""
+    def _line(self, hit: Mapping[str, Any]) -> str:
+        title, content = hit["title"] or "", hit["content"] or ""
         named = content if title in content else f"{title}: {content}"
         return clip(named, self._config.max_chars_per_result)
 

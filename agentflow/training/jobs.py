@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from agentflow.access import Access
 from agentflow.config import Frozen
 from agentflow.rendering import PromptConfig
 from agentflow.stages.grpo import GrpoConfig
@@ -55,6 +56,7 @@ class PolicyJob(Frozen):
     # In the order of use, repeated where needed.
     base: Path
     adapter: Path
+    access: Access
     out: Path
     progress: Path | None = None
     workers: int = 1

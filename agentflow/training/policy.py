@@ -131,8 +131,14 @@ def reward_function(name: str) -> Any:
     return reward
 
 
-def train_policy(job: PolicyJob, tools: ToolRunner | None) -> TrainingSummary:
-    """Train and write `job.out` (rank 0). `tools` is open; None trains without executing calls."""
+def train_policy(job: PolicyJob) -> TrainingSummary:
+    """Train and write `job.out` (rank 0), with the tools open all the while."""
+    opened = job.access.open_toolbox(job.config.tools, job.config.search, job.config.edition)
+    with ToolRunner(opened) as tools:
+        return _train(job, tools)
+
+
+def _train(job: PolicyJob, tools: ToolRunner) -> TrainingSummary:
     config = job.config
     torch.manual_seed(config.optimiser.seed)
     tokenizer = load_tokenizer(job.base)

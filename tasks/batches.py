@@ -1,0 +1,122 @@
+"""Paid stages: one Prefect task per batch of rows, on Ray, so that the UI shows and retries batches, and the ledger keeps calls.
+
+A batch is named after its content. Its task finds the committed batch, or computes and commits it; a batch with failed rows is not
+committed and its task fails, after all its other calls were made and stored. The stage waits for all batches, counts, and only then ends:
+complete (merged into one artifact), or StageIncomplete with a table of what failed and what to do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+from prefect.artifacts import create_table_artifact
+from prefect.futures import PrefectFuture
+from prefect.states import State
+
+from agentflow.artifacts.batches import Batch
+from agentflow.artifacts.store import Store
+from agentflow.errors import StageIncomplete
+from agentflow.progress import Progress
+from agentflow.records import Outcomes, canonical_json, sha256_text
+from agentflow.report.markdown import safe_cell
+from tasks.context import RunContext
+
+Rows = Sequence[dict[str, Any]]
+Submit = Callable[[str, str, list[dict[str, Any]], bool], PrefectFuture[Any]]
+# (task run name, batch key, rows, allow_failed) -> future of the batch's Prefect task.
+
+ACTIONS = {
+    "auth": "check the API key of this host",
+    "quota": "raise the quota or wait for its renewal, then Retry",
+    "budget": "raise the budget, then run again: everything paid is kept",
+}
+
+
+def batch_key(rows: Rows) -> str:
+    """Content key of a batch: equal ids, equal key, whatever the order."""
+    return sha256_text(canonical_json(sorted(row["id"] for row in rows)))[:20]
+
+
+def split(rows: Rows, size: int) -> list[list[dict[str, Any]]]:
+    """`rows` by id, in batches of `size`."""
+    ordered = sorted(rows, key=lambda row: row["id"])
+    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+
+def run_batches(
+    name: str, stage: str, fingerprint: str, rows: Rows, size: int, store: Store, where: RunContext, submit: Submit, failure_budget: int
+) -> Outcomes:
+    """All outcomes of a paid stage. Raises StageIncomplete if more than `failure_budget` rows failed, or what stopped a batch."""
+    batches = split(rows, size)
+    progress = Progress(where.progress(name), "rows")
+    done: list[Batch | None] = [store.find_batch(stage, fingerprint, batch_key(batch)) for batch in batches]
+    submitted = {
+        i: submit(f"{name} {i + 1}/{len(batches)}", batch_key(batch), batch, False) for i, batch in enumerate(batches) if done[i] is None
+    }
+    finished = sum(len(batch) for i, batch in enumerate(batches) if done[i] is not None)
+    progress.update(finished, len(rows))
+    states: dict[int, State[Any]] = {}
+    for i, future in submitted.items():
+        future.wait()
+        states[i] = future.state
+        done[i] = store.find_batch(stage, fingerprint, batch_key(batches[i]))
+        finished += len(batches[i])
+        progress.update(finished, len(rows))
+    missing = [i for i, batch in enumerate(done) if batch is None]
+    if missing:
+        failed = _report_failures(name, missing, batches, states)
+        if sum(failed.values()) > failure_budget or any(reason == "crashed" for reason in failed):
+            raise StageIncomplete(_message(name, len(missing), len(batches), failed), stage=stage, failed=dict(failed))
+        for i in missing:  # within the budget: commit them with their failures; only those calls are made once more
+            submit(f"{name} {i + 1}/{len(batches)} (accepting failures)", batch_key(batches[i]), batches[i], True).wait()
+            done[i] = store.find_batch(stage, fingerprint, batch_key(batches[i]))
+    whole = [batch.outcomes() for batch in done if batch is not None]
+    assert len(whole) == len(batches), "a batch vanished between its task and the merge"
+    return merge(whole)
+
+
+def merge(parts: Sequence[Outcomes]) -> Outcomes:
+    """Outcomes of disjoint sets of keys as one."""
+    return Outcomes(
+        rows=[row for part in parts for row in part.rows],
+        rejects=[reject for part in parts for reject in part.rejects],
+        keys_in=sum(part.keys_in for part in parts),
+        keys_out=sum(part.keys_out for part in parts),
+    )
+
+
+def _report_failures(name: str, missing: list[int], batches: list[list[dict[str, Any]]], states: dict[int, State[Any]]) -> Counter[str]:
+    """Count failed rows by reason and leave a table (batch, reason, rows, suggested action) in Prefect's UI."""
+    failed: Counter[str] = Counter()
+    table = []
+    for i in missing:
+        error = _error_of(states[i])
+        reasons = error.failed if isinstance(error, StageIncomplete) else {getattr(error, "kind", "crashed"): len(batches[i])}
+        failed.update(reasons)
+        action = ACTIONS.get(next(iter(reasons)), "Retry: only the missing calls are made")
+        cells = {"batch": f"{name} {i + 1}/{len(batches)}", "reason": ", ".join(reasons), "rows": sum(reasons.values())}
+        table.append({**cells, "detail": safe_cell(str(error)), "suggested action": action})
+    create_table_artifact(key=f"{name.replace('_', '-')}-failed-batches", table=table, description=f"{name}: failed batches")
+    return failed
+
+
+def _error_of(state: State[Any]) -> BaseException:
+    result = state.result(raise_on_failure=False)
+    return result if isinstance(result, BaseException) else RuntimeError(state.message or str(state.type))
+
+
+def _message(name: str, missing: int, total: int, failed: Counter[str]) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
+    return (
+        f"{name}: {missing} of {total} batches failed ({reasons}). The others are kept, and so is every paid answer; "
+        "run again or press Retry: only the missing calls are made."
+    )
+
+
+def commit(store: Store, stage: str, fingerprint: str, key: str, outcomes: Outcomes, schema: pa.Schema, allow_failed: bool) -> dict[str, Any]:
+    """Commit one batch inside its task; raises StageIncomplete if rows failed. Returns what Prefect may keep as the task's result."""
+    batch = store.commit_batch(stage, fingerprint, key, outcomes, schema, allow_failed=allow_failed)
+    return {"batch": batch.key, "rows": batch.manifest.n_rows, "digest": batch.manifest.digest}

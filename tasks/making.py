@@ -1,0 +1,63 @@
+"""Make an artifact once: find it, or compute it under its lock, and show it in Prefect's UI.
+
+Every stage goes through `make`; whether anything is computed is decided by the manifest alone, never by Prefect's own results.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
+
+from agentflow.artifacts.artifact import Artifact
+from agentflow.artifacts.fingerprint import Identity
+from agentflow.artifacts.store import Store
+from agentflow.report.markdown import stage_markdown
+from tasks.context import RunContext
+
+SAMPLE_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact of this run."""
+
+    name: str
+    # Node of the plan: the stage, or e.g. "evaluate-sft".
+    artifact: Artifact
+    status: Literal["ran", "reused"]
+    wall_s: float
+
+
+def make(name: str, identity: Identity, where: RunContext, compute: Callable[[Store], Artifact]) -> Made:
+    """The artifact of `identity`, computed only if it is not there whole. Two runs that want it at once compute it once."""
+    log = get_run_logger()
+    store = where.store()
+    started = time.monotonic()
+
+    def waiting() -> None:
+        log.info("%s: another run is making %s; waiting for it", name, identity.fingerprint)
+
+    with store.lock(identity.stage, identity.fingerprint, waiting):
+        found = store.find_or_set_aside(identity.stage, identity.fingerprint)
+        artifact = found or compute(store)
+    made = Made(name, artifact, "reused" if found else "ran", time.monotonic() - started)
+    rows = "" if artifact.manifest.rows is None else f", {artifact.manifest.rows} rows"
+    log.info("%s: %s %s%s in %.1f s", name, made.status, artifact.ref, rows, made.wall_s)
+    show(made)
+    return made
+
+
+def show(made: Made) -> None:
+    """Leave a markdown artifact with counts, rejects by reason and sample rows in Prefect's UI."""
+    samples = made.artifact.dataset().select(range(min(SAMPLE_ROWS, made.artifact.manifest.rows or 0))).to_list() if made.artifact.is_table else []
+    create_markdown_artifact(
+        key=re.sub(r"[^a-z0-9]+", "-", made.name.lower()).strip("-"),
+        markdown=stage_markdown(made.artifact.manifest.model_dump(mode="json"), samples),
+        description=f"{made.status} {made.artifact.ref}",
+    )

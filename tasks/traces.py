@@ -1,0 +1,55 @@
+"""traces on Prefect and Ray: one task per batch of questions."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from agentflow.artifacts.artifact import Artifact
+from agentflow.artifacts.fingerprint import Identity
+from agentflow.artifacts.store import Store
+from agentflow.records import Outcomes
+from agentflow.schemas import TRACES
+from agentflow.stages.traces import TracesConfig, recorded_traces, trace_batch
+from tasks.batches import commit, run_batches
+from tasks.context import RunContext
+from tasks.making import Made, make
+
+
+@task(name="traces-batch", retries=0, cache_policy=NO_CACHE, log_prints=False)
+def traces_batch(
+    fingerprint: str, key: str, rows: list[dict[str, Any]], config: TracesConfig, where: RunContext, allow_failed: bool
+) -> dict[str, Any]:
+    """Ask the teacher about one batch and commit it."""
+
+    async def ask() -> Outcomes:
+        with where.access.open_ledger() as ledger:
+            async with where.access.open_teacher(config.teacher, ledger, config.edition) as teacher:
+                return await trace_batch(rows, config, teacher)
+
+    return commit(where.store(), "traces", fingerprint, key, asyncio.run(ask()), TRACES, allow_failed)
+
+
+def make_traces(identity: Identity, config: TracesConfig, questions: Made, where: RunContext) -> Made:
+    """Teacher (or recorded) reasoning for the training questions."""
+
+    def compute(store: Store) -> Artifact:
+        rows = [row for row in questions.artifact.rows() if row["split"] == "train"]
+        if config.origin == "recorded":
+            outcomes = recorded_traces(rows)
+        else:
+
+            def submit(name: str, key: str, batch: list[dict[str, Any]], allow_failed: bool) -> Any:
+                return traces_batch.with_options(task_run_name=name).submit(identity.fingerprint, key, batch, config, where, allow_failed)
+
+            outcomes = run_batches(
+                "traces", "traces", identity.fingerprint, rows, config.batch_size, store, where, submit, config.failure_budget
+            )
+        artifact = store.commit_table(identity, outcomes, TRACES, recipe=where.recipe)
+        store.drop_batches("traces", identity.fingerprint)
+        return artifact
+
+    return make("traces", identity, where, compute)

@@ -1,0 +1,113 @@
+"""The same ledger on PostgreSQL: one server, several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentflow.errors import BudgetExceeded, ReplayMissing
+from agentflow.ledger import Answer, Cost, Ledger, PaidCall
+
+DRIVER = Path(__file__).parent / "ledger_driver.py"
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.faults
+
+
+def _program(name: str) -> str | None:
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return shutil.which(name, path=os.pathsep.join([*map(str, folders), os.environ.get("PATH", "")]))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    initdb, pg_ctl = _program("initdb"), _program("pg_ctl")
+    if initdb is None or pg_ctl is None:
+        pytest.skip("PostgreSQL is not installed (Debian package: postgresql)")
+    folder = tmp_path_factory.mktemp("postgresql")
+    as_user: list[str] = []
+    if getpass.getuser() == "root":  # the server refuses to run as root
+        if shutil.which("runuser") is None:
+            pytest.skip("running as root and no runuser to become the postgres user")
+        shutil.chown(folder, "postgres")
+        for parent in (folder.parent, folder.parent.parent):
+            parent.chmod(0o755)
+        as_user = ["runuser", "-u", "postgres", "--"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = folder / "data"
+    run = {"check": True, "cwd": folder, "stdout": subprocess.DEVNULL}
+    subprocess.run([*as_user, initdb, "-D", data, "-A", "trust", "-U", "agentflow", "-E", "UTF8"], **run)  # type: ignore[call-overload]
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+    subprocess.run([*as_user, pg_ctl, "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], **run)  # type: ignore[call-overload]
+    yield f"postgresql://agentflow@127.0.0.1:{port}/postgres"
+    subprocess.run([*as_user, pg_ctl, "-D", data, "-m", "immediate", "stop"], **run)  # type: ignore[call-overload]
+
+
+def call(number: int) -> PaidCall:
+    return PaidCall("search", "local/0", "basic", {"query": f"q{number}"}, 0, "pg")
+
+
+def test_records_replays_and_keeps_a_budget(server: str) -> None:
+    odd = {"text": "\ud800 \x00 \U0001f600"}
+
+    async def send() -> Answer:
+        return Answer(odd, Cost(credits=1, usd=0.5))
+
+    with Ledger.open(server, run_id="a", budget_usd=0.5) as ledger:
+        assert asyncio.run(ledger.ask(call(0), send, Cost(usd=0.5))).paid
+        with pytest.raises(BudgetExceeded):
+            asyncio.run(ledger.ask(call(1), send, Cost(usd=0.5)))
+        with pytest.raises(BudgetExceeded):
+            asyncio.run(ledger.ask(call(2), send, Cost(usd=0.000001)))
+    with Ledger.open(server, run_id="b", mode="replay") as ledger:
+        assert asyncio.run(ledger.ask(call(0), send, Cost())).response == odd
+        with pytest.raises(ReplayMissing):
+            asyncio.run(ledger.ask(call(1), send, Cost()))
+        entry = ledger.get(call(0).key)
+        assert ledger.usage("b")["search"]["replayed"] == 1
+        assert ledger.usage("a")["credits"] == 1
+    assert entry is not None and entry["response"] == odd
+
+
+def test_the_first_of_two_answers_wins(server: str) -> None:
+    async def answer(n: int) -> Answer:
+        await asyncio.sleep(0.05)
+        return Answer({"n": n}, Cost())
+
+    async def both(one: Ledger, other: Ledger) -> list[int]:
+        got = await asyncio.gather(
+            one.ask(call(10), lambda: answer(1), Cost()), other.ask(call(10), lambda: answer(2), Cost())
+        )
+        return [recorded.response["n"] for recorded in got]
+
+    with Ledger.open(server, run_id="a") as one, Ledger.open(server, run_id="b") as other:
+        first, second = asyncio.run(both(one, other))
+    assert first == second
+
+
+def test_two_processes_never_overspend(server: str) -> None:
+    def start(what: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(DRIVER), what, server, *arguments],
+            cwd=ROOT,
+            env={"PYTHONPATH": str(ROOT), "PATH": ""},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    processes = [start("spend", f"run{first}", "0.37", str(first), str(first + 50)) for first in (0, 50)]
+    refused = [int(process.communicate(timeout=60)[0]) for process in processes]
+    with Ledger.open(server, run_id="reader") as ledger:
+        shared = ledger.stats()["budgets"]["shared"]
+    assert shared == {"limit_usd": 0.37, "spent_usd": 0.37, "reserved_usd": 0}
+    assert sum(refused) == 63
