@@ -63,5 +63,3 @@ def examples_text(n: int, prompt: PromptConfig, syntax: Syntax, *, system: str |
         completion = "".join(span.text for span in completion_spans(example.segments, example.answer, syntax))
         turns.append(prompt_text(example.question, prompt, system=system) + completion + end)
     return "".join(turns)
-
-

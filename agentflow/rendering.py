@@ -39,7 +39,9 @@ class PromptConfig(Frozen):
     """How a question is put to the model and how calls look."""
 
     template: Literal["chatml", "paper_a"] = "chatml"
-    system: str = "Think step by step with [Calculator(expression) -> result] and [Search(query) -> result], then answer."
+    system: str = (
+        "Think step by step with [Calculator(expression) -> result] and [Search(query) -> result], then answer."
+    )
     syntax: SyntaxName = "compact"
 
 

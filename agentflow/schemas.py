@@ -36,7 +36,10 @@ QUESTIONS = pa.schema(
         ("aliases", pa.list_(_S)),  # other accepted answers
         ("answer_type", _S),  # "number" or "text": which answer check applies
         ("kind", _S),  # "arithmetic", "two_hop", or the dataset's name
-        ("split", _S),  # "train", "test" (new instances of trained templates), "test_unseen" (templates never trained on)
+        (
+            "split",
+            _S,
+        ),  # "train", "test" (new instances of trained templates), "test_unseen" (templates never trained on)
         ("template", _S),  # generator template, "" for real data
         ("rationale", _S),  # recorded solution, "" where there is none
         ("source", _S),  # where the row came from: "generated", file name or hub id

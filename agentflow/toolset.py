@@ -37,7 +37,9 @@ def make_toolbox(config: ToolsConfig, search: Search | None) -> ToolBox:
         if name == "Calculator":
             tools.append(Calculator())
         elif search is None:
-            raise ConfigError("tool 'Search' is configured but no search service is open; configure one or leave it out")
+            raise ConfigError(
+                "tool 'Search' is configured but no search service is open; configure one or leave it out"
+            )
         else:
             tools.append(WebSearch(search, config.web_search))
     return ToolBox(tools)

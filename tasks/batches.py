@@ -47,14 +47,24 @@ def split(rows: Rows, size: int) -> list[list[dict[str, Any]]]:
 
 
 def run_batches(
-    name: str, stage: str, fingerprint: str, rows: Rows, size: int, store: Store, where: RunContext, submit: Submit, failure_budget: int
+    name: str,
+    stage: str,
+    fingerprint: str,
+    rows: Rows,
+    size: int,
+    store: Store,
+    where: RunContext,
+    submit: Submit,
+    failure_budget: int,
 ) -> Outcomes:
     """All outcomes of a paid stage. Raises StageIncomplete if more than `failure_budget` rows failed, or what stopped a batch."""
     batches = split(rows, size)
     progress = Progress(where.progress(name), "rows")
     done: list[Batch | None] = [store.find_batch(stage, fingerprint, batch_key(batch)) for batch in batches]
     submitted = {
-        i: submit(f"{name} {i + 1}/{len(batches)}", batch_key(batch), batch, False) for i, batch in enumerate(batches) if done[i] is None
+        i: submit(f"{name} {i + 1}/{len(batches)}", batch_key(batch), batch, False)
+        for i, batch in enumerate(batches)
+        if done[i] is None
     }
     finished = sum(len(batch) for i, batch in enumerate(batches) if done[i] is not None)
     progress.update(finished, len(rows))
@@ -71,7 +81,9 @@ def run_batches(
         if sum(failed.values()) > failure_budget or any(reason == "crashed" for reason in failed):
             raise StageIncomplete(_message(name, len(missing), len(batches), failed), stage=stage, failed=dict(failed))
         for i in missing:  # within the budget: commit them with their failures; only those calls are made once more
-            submit(f"{name} {i + 1}/{len(batches)} (accepting failures)", batch_key(batches[i]), batches[i], True).wait()
+            submit(
+                f"{name} {i + 1}/{len(batches)} (accepting failures)", batch_key(batches[i]), batches[i], True
+            ).wait()
             done[i] = store.find_batch(stage, fingerprint, batch_key(batches[i]))
     whole = [batch.outcomes() for batch in done if batch is not None]
     assert len(whole) == len(batches), "a batch vanished between its task and the merge"
@@ -88,18 +100,24 @@ def merge(parts: Sequence[Outcomes]) -> Outcomes:
     )
 
 
-def _report_failures(name: str, missing: list[int], batches: list[list[dict[str, Any]]], states: dict[int, State[Any]]) -> Counter[str]:
+def _report_failures(
+    name: str, missing: list[int], batches: list[list[dict[str, Any]]], states: dict[int, State[Any]]
+) -> Counter[str]:
     """Count failed rows by reason and leave a table (batch, reason, rows, suggested action) in Prefect's UI."""
     failed: Counter[str] = Counter()
     table = []
     for i in missing:
         error = _error_of(states[i])
-        reasons = error.failed if isinstance(error, StageIncomplete) else {getattr(error, "kind", "crashed"): len(batches[i])}
+        reasons = (
+            error.failed if isinstance(error, StageIncomplete) else {getattr(error, "kind", "crashed"): len(batches[i])}
+        )
         failed.update(reasons)
         action = ACTIONS.get(next(iter(reasons)), "Retry: only the missing calls are made")
         cells = {"batch": f"{name} {i + 1}/{len(batches)}", "reason": ", ".join(reasons), "rows": sum(reasons.values())}
         table.append({**cells, "detail": safe_cell(str(error)), "suggested action": action})
-    create_table_artifact(key=f"{name.replace('_', '-')}-failed-batches", table=table, description=f"{name}: failed batches")
+    create_table_artifact(
+        key=f"{name.replace('_', '-')}-failed-batches", table=table, description=f"{name}: failed batches"
+    )
     return failed
 
 
@@ -116,7 +134,9 @@ def _message(name: str, missing: int, total: int, failed: Counter[str]) -> str:
     )
 
 
-def commit(store: Store, stage: str, fingerprint: str, key: str, outcomes: Outcomes, schema: pa.Schema, allow_failed: bool) -> dict[str, Any]:
+def commit(
+    store: Store, stage: str, fingerprint: str, key: str, outcomes: Outcomes, schema: pa.Schema, allow_failed: bool
+) -> dict[str, Any]:
     """Commit one batch inside its task; raises StageIncomplete if rows failed. Returns what Prefect may keep as the task's result."""
     batch = store.commit_batch(stage, fingerprint, key, outcomes, schema, allow_failed=allow_failed)
     return {"batch": batch.key, "rows": batch.manifest.n_rows, "digest": batch.manifest.digest}

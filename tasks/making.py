@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,10 @@ class Made:
     wall_s: float
 
 
+collected: ContextVar[dict[str, Made] | None] = ContextVar("collected", default=None)
+# Where a run gathers what it made, so that a failed run can be reported too.
+
+
 def make(name: str, identity: Identity, where: RunContext, compute: Callable[[Store], Artifact]) -> Made:
     """The artifact of `identity`, computed only if it is not there whole. Two runs that want it at once compute it once."""
     log = get_run_logger()
@@ -50,12 +55,19 @@ def make(name: str, identity: Identity, where: RunContext, compute: Callable[[St
     rows = "" if artifact.manifest.rows is None else f", {artifact.manifest.rows} rows"
     log.info("%s: %s %s%s in %.1f s", name, made.status, artifact.ref, rows, made.wall_s)
     show(made)
+    gathered = collected.get()
+    if gathered is not None:
+        gathered[name] = made
     return made
 
 
 def show(made: Made) -> None:
     """Leave a markdown artifact with counts, rejects by reason and sample rows in Prefect's UI."""
-    samples = made.artifact.dataset().select(range(min(SAMPLE_ROWS, made.artifact.manifest.rows or 0))).to_list() if made.artifact.is_table else []
+    samples = (
+        made.artifact.dataset().select(range(min(SAMPLE_ROWS, made.artifact.manifest.rows or 0))).to_list()
+        if made.artifact.is_table
+        else []
+    )
     create_markdown_artifact(
         key=re.sub(r"[^a-z0-9]+", "-", made.name.lower()).strip("-"),
         markdown=stage_markdown(made.artifact.manifest.model_dump(mode="json"), samples),

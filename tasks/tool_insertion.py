@@ -22,7 +22,12 @@ from tasks.making import Made, make
 
 @task(name="tool-insertion-batch", retries=0, cache_policy=NO_CACHE, log_prints=False)
 def insertion_batch(
-    fingerprint: str, key: str, rows: list[dict[str, Any]], config: ToolInsertionConfig, where: RunContext, allow_failed: bool
+    fingerprint: str,
+    key: str,
+    rows: list[dict[str, Any]],
+    config: ToolInsertionConfig,
+    where: RunContext,
+    allow_failed: bool,
 ) -> dict[str, Any]:
     """Insert calls into one batch (teacher lookups and searches are paid) and commit it."""
 
@@ -31,7 +36,9 @@ def insertion_batch(
             ledger = stack.enter_context(where.access.open_ledger())
             teacher = None
             if any(wants_lookups(row, config) for row in rows):
-                teacher = await stack.enter_async_context(where.access.open_teacher(config.teacher, ledger, config.edition))
+                teacher = await stack.enter_async_context(
+                    where.access.open_teacher(config.teacher, ledger, config.edition)
+                )
             opened = where.access.open_toolbox(config.tools, config.search, config.edition, ledger)
             return await insert_batch(rows, config, teacher, await stack.enter_async_context(opened))
 
@@ -43,7 +50,9 @@ def make_tool_insertion(identity: Identity, config: ToolInsertionConfig, traces:
 
     def compute(store: Store) -> Artifact:
         def submit(name: str, key: str, batch: list[dict[str, Any]], allow_failed: bool) -> Any:
-            return insertion_batch.with_options(task_run_name=name).submit(identity.fingerprint, key, batch, config, where, allow_failed)
+            return insertion_batch.with_options(task_run_name=name).submit(
+                identity.fingerprint, key, batch, config, where, allow_failed
+            )
 
         outcomes = run_batches(
             "tool_insertion",

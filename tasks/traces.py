@@ -43,10 +43,20 @@ def make_traces(identity: Identity, config: TracesConfig, questions: Made, where
         else:
 
             def submit(name: str, key: str, batch: list[dict[str, Any]], allow_failed: bool) -> Any:
-                return traces_batch.with_options(task_run_name=name).submit(identity.fingerprint, key, batch, config, where, allow_failed)
+                return traces_batch.with_options(task_run_name=name).submit(
+                    identity.fingerprint, key, batch, config, where, allow_failed
+                )
 
             outcomes = run_batches(
-                "traces", "traces", identity.fingerprint, rows, config.batch_size, store, where, submit, config.failure_budget
+                "traces",
+                "traces",
+                identity.fingerprint,
+                rows,
+                config.batch_size,
+                store,
+                where,
+                submit,
+                config.failure_budget,
             )
         artifact = store.commit_table(identity, outcomes, TRACES, recipe=where.recipe)
         store.drop_batches("traces", identity.fingerprint)

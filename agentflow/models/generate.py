@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,9 @@ class _Row:
 class RolloutEngine:
     """Generates with one model, one syntax and one tool box. Greedy or sampled; batch composition never changes a row's tokens' seeds."""
 
-    def __init__(self, model: Any, tokenizer: Any, syntax: Syntax, tools: ToolRunner | None, config: GenerationConfig) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, syntax: Syntax, tools: ToolRunner | None, config: GenerationConfig
+    ) -> None:
         self.model, self.tokenizer, self.syntax, self.tools, self.config = model, tokenizer, syntax, tools, config
         self._pad = tokenizer.pad_token_id
         self._ends = {tokenizer.eos_token_id}
@@ -134,7 +136,12 @@ class RolloutEngine:
         active = rows
         while True:
             logits = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
             ).logits[:, -1]
             self._advance(active, logits)
             keep = [r for r, row in enumerate(active) if not row.done]
@@ -152,7 +159,11 @@ class RolloutEngine:
 
     def _advance(self, rows: list[_Row], logits: torch.Tensor) -> None:
         """Sample where a row may write, then start the calls that its text now ends with."""
-        free = [r for r, row in enumerate(rows) if not row.done and row.waiting is None and row.fed == len(row.completion_ids)]
+        free = [
+            r
+            for r, row in enumerate(rows)
+            if not row.done and row.waiting is None and row.fed == len(row.completion_ids)
+        ]
         if free:
             tokens, logprobs = self._sample([rows[r] for r in free], logits[free].float())
             for r, token, logprob in zip(free, tokens, logprobs, strict=True):
@@ -205,7 +216,9 @@ class RolloutEngine:
                 row.done, row.failure = True, failure.kind
                 continue
             row.results.append(result)
-            self._inject(row, self.tokenizer(self.syntax.result_text(result.text), add_special_tokens=False)["input_ids"])
+            self._inject(
+                row, self.tokenizer(self.syntax.result_text(result.text), add_special_tokens=False)["input_ids"]
+            )
 
     def _inject(self, row: _Row, result_ids: list[int]) -> None:
         row.completion_ids += result_ids

@@ -46,7 +46,9 @@ def _from_gguf(source: PackagedGguf) -> tuple[PreTrainedModel, Any]:
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     # The loaded model keeps a GGUF quantisation mark and refuses save_pretrained: carry the weights over into a plain one.
-    settings = {k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    settings = {
+        k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")
+    }
     plain = LlamaForCausalLM(LlamaConfig(**settings))
     plain.load_state_dict(quantised.state_dict())
     return plain.to(torch.float32), tokenizer
@@ -117,7 +119,12 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(
-    folder: Path, *, adapter: Path | None = None, trainable: bool = False, merge: bool = False, dtype: torch.dtype = torch.float32
+    folder: Path,
+    *,
+    adapter: Path | None = None,
+    trainable: bool = False,
+    merge: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> Any:
     """The model of a base model artifact, optionally with a LoRA adapter.
 

@@ -128,7 +128,9 @@ class LossScorer:
             cache = copy.deepcopy(self._prefix)
             cache.batch_repeat_interleave(len(arms))
         # Padding stands on the right, where a causal model's earlier positions cannot see it: no mask is needed.
-        hidden = self.model.get_decoder()(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+        hidden = self.model.get_decoder()(
+            input_ids=ids, past_key_values=cache, use_cache=cache is not None
+        ).last_hidden_state
         rows = torch.tensor([r for r, arm in enumerate(arms) for _ in arm.common], device=device)
         positions = torch.tensor([p for arm in arms for p in arm.common], device=device)
         logits = self.model.get_output_embeddings()(hidden[rows, positions - 1]).float()

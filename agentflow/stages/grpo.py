@@ -59,8 +59,12 @@ def choose_prompts(rows: Sequence[dict[str, Any]], config: GrpoConfig, workers: 
     """The training questions of a run, in the order they are used: shuffled by a hash of seed and id, repeated if too few."""
     wanted = [row for row in rows if row["split"] == "train" and (not config.kinds or row["kind"] in config.kinds)]
     if not wanted:
-        raise InputError(f"no training question of kinds {config.kinds or 'any'}; available: {sorted({r['kind'] for r in rows})}")
-    ordered = sorted(wanted, key=lambda row: hashlib.sha256(f"{config.optimiser.seed}:{row['id']}".encode()).hexdigest())
+        raise InputError(
+            f"no training question of kinds {config.kinds or 'any'}; available: {sorted({r['kind'] for r in rows})}"
+        )
+    ordered = sorted(
+        wanted, key=lambda row: hashlib.sha256(f"{config.optimiser.seed}:{row['id']}".encode()).hexdigest()
+    )
     per_step = config.optimiser.batch_size * config.optimiser.accumulation * workers // config.group_size
     needed = per_step * config.steps
     return [ordered[i % len(ordered)] for i in range(needed)]

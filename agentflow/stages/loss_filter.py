@@ -51,7 +51,9 @@ def shared_prefix(config: LossFilterConfig) -> str:
 def scorer_input(row: dict[str, Any], config: LossFilterConfig) -> tuple[str, list[Any]]:
     """Prompt text and completion spans (with calls) of a row that has calls."""
     segments = [Segment.from_row(segment) for segment in row["segments"]]
-    return prompt_text(row["question"], config.prompt), completion_spans(segments, row["answer"], syntax_for(config.prompt.syntax))
+    return prompt_text(row["question"], config.prompt), completion_spans(
+        segments, row["answer"], syntax_for(config.prompt.syntax)
+    )
 
 
 def decide(rows: Sequence[dict[str, Any]], scores: Mapping[str, Scores], config: LossFilterConfig) -> Outcomes:
@@ -63,7 +65,9 @@ def decide(rows: Sequence[dict[str, Any]], scores: Mapping[str, Scores], config:
             continue
         score = scores[row["id"]]
         if not (math.isfinite(score.plain) and math.isfinite(score.called)):
-            rejects.append(Reject(row["id"], "quarantined", "loss_not_finite", f"{score.plain} and {score.called}", row))
+            rejects.append(
+                Reject(row["id"], "quarantined", "loss_not_finite", f"{score.plain} and {score.called}", row)
+            )
         elif round(score.plain - score.called, 4) > config.tau:
             kept.append(_filtered(row, "kept", score, row["segments"]))
         elif config.losers == "drop":
@@ -75,7 +79,9 @@ def decide(rows: Sequence[dict[str, Any]], scores: Mapping[str, Scores], config:
     return Outcomes(kept, rejects, len(rows), len(kept))
 
 
-def _filtered(row: dict[str, Any], decision: str, score: Scores | None, segments: list[dict[str, Any]]) -> dict[str, Any]:
+def _filtered(
+    row: dict[str, Any], decision: str, score: Scores | None, segments: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         **row,
         "segments": segments,

@@ -95,7 +95,9 @@ def wants_lookups(row: dict[str, Any], config: ToolInsertionConfig) -> bool:
     return config.lookups == "all" or row["answer_type"] == "text"
 
 
-async def _lookups(row: dict[str, Any], teacher: TeacherClient, config: ToolInsertionConfig) -> list[tuple[int, ToolCall]]:
+async def _lookups(
+    row: dict[str, Any], teacher: TeacherClient, config: ToolInsertionConfig
+) -> list[tuple[int, ToolCall]]:
     content = question_message(row["question"], row["reasoning"])
     messages = [{"role": "system", "content": LOOKUP_SYSTEM}, {"role": "user", "content": content}]
     answer = await teacher.complete(messages, response_format=response_format())
@@ -106,6 +108,12 @@ async def _lookups(row: dict[str, Any], teacher: TeacherClient, config: ToolInse
 async def _run(planned: list[tuple[int, ToolCall]], config: ToolInsertionConfig, toolbox: ToolBox) -> list[Insertion]:
     """Run the planned calls at once; calls the syntax cannot write and calls the tool refuses are left out."""
     syntax: Syntax = syntax_for(config.prompt.syntax)
-    writable = [(at, call) for at, call in sorted(planned, key=lambda p: p[0]) if syntax.representable(call)][: config.max_calls]
+    writable = [(at, call) for at, call in sorted(planned, key=lambda p: p[0]) if syntax.representable(call)][
+        : config.max_calls
+    ]
     results = await asyncio.gather(*(toolbox.run(call) for _, call in writable))
-    return [Insertion(at, call, result) for (at, call), result in zip(writable, results, strict=True) if result.error is None]
+    return [
+        Insertion(at, call, result)
+        for (at, call), result in zip(writable, results, strict=True)
+        if result.error is None
+    ]

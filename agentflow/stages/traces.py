@@ -61,7 +61,9 @@ async def trace_batch(rows: Sequence[dict[str, Any]], config: TracesConfig, teac
     return Outcomes(kept, rejects, len(rows), len(rows) - len(rejects))
 
 
-async def _question(row: dict[str, Any], config: TracesConfig, teacher: TeacherClient) -> tuple[list[dict[str, Any]], Reject | None]:
+async def _question(
+    row: dict[str, Any], config: TracesConfig, teacher: TeacherClient
+) -> tuple[list[dict[str, Any]], Reject | None]:
     messages = [{"role": "system", "content": config.system}, {"role": "user", "content": row["question"]}]
     label = f"{config.teacher.provider}/{config.teacher.model}"
     traces, wrong = [], []

@@ -27,4 +27,6 @@ class ProgressCallback(TrainerCallback):
 def assert_world_size(trainer: Any, expected: int) -> None:
     """On CPU without a process group every worker would train alone and say nothing; this says it."""
     actual = trainer.accelerator.num_processes
-    assert actual == expected, f"training runs with {actual} processes instead of {expected}: the process group is missing"
+    assert actual == expected, (
+        f"training runs with {actual} processes instead of {expected}: the process group is missing"
+    )

@@ -62,7 +62,9 @@ class RolloutRecorder:
             return None
         return sum(weight * parts[name] for name, weight in zip(PARTS, weights(self.config), strict=True))
 
-    def record(self, step: int, prompts: Sequence[str], rollouts: Sequence[Rollout], parts: Sequence[dict[str, float] | None]) -> None:
+    def record(
+        self, step: int, prompts: Sequence[str], rollouts: Sequence[Rollout], parts: Sequence[dict[str, float] | None]
+    ) -> None:
         """Append this step's rollouts in ROLLOUTS columns; prompts stand in whole groups."""
         rewards = [self.weighted(part) for part in parts]
         advantages = group_advantages(rewards, self.group_size)
@@ -92,7 +94,9 @@ def weights(config: RewardConfig) -> list[float]:
     return [config.accuracy_weight, config.format_weight, config.length_weight]
 
 
-def make_rollout_func(engine_for: Callable[[Any], RolloutEngine], recorder: RolloutRecorder, seed: int, batch_size: int) -> Any:
+def make_rollout_func(
+    engine_for: Callable[[Any], RolloutEngine], recorder: RolloutRecorder, seed: int, batch_size: int
+) -> Any:
     """TRL's `rollout_func`: completions for the prompts it passes (each prompt stands there once per sample)."""
 
     def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
@@ -104,7 +108,10 @@ def make_rollout_func(engine_for: Callable[[Any], RolloutEngine], recorder: Roll
             rollouts = engine_for(model).run(prompts, seeds=seeds, batch_size=batch_size)
         finally:
             model.unmerge_adapter()
-        parts = [recorder.parts(rollout, recorder.by_prompt[prompt]) for rollout, prompt in zip(rollouts, prompts, strict=True)]
+        parts = [
+            recorder.parts(rollout, recorder.by_prompt[prompt])
+            for rollout, prompt in zip(rollouts, prompts, strict=True)
+        ]
         recorder.record(step, prompts, rollouts, parts)
         return {
             "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
@@ -189,7 +196,11 @@ def _train(job: PolicyJob, tools: ToolRunner) -> TrainingSummary:
         steps=trainer.state.global_step,
         log=tuple(trainer.state.log_history),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        extra={"adapter_before": before, "adapter_after": adapter_digest(model), **rollout_counts(recorder.rows, config.group_size)},
+        extra={
+            "adapter_before": before,
+            "adapter_after": adapter_digest(model),
+            **rollout_counts(recorder.rows, config.group_size),
+        },
     )
     if trainer.is_world_process_zero():
         publish(model, job.adapter_out, job.out, summary)

@@ -31,7 +31,9 @@ from agentflow.training.config import OptimiserSettings, SupervisedSettings
 from agentflow.training.jobs import SUMMARY, SupervisedJob, TrainingSummary
 
 
-def encode_rows(rows: Sequence[dict[str, Any]], job: SupervisedJob, tokenizer: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def encode_rows(
+    rows: Sequence[dict[str, Any]], job: SupervisedJob, tokenizer: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows as {"input_ids", "labels"} and the rejects (too_long, nothing_to_train) as {"key", "reason", "detail"}."""
     syntax, tokenize = syntax_for(job.prompt.syntax), tokenize_with(tokenizer)
     encoded, rejects = [], []
@@ -152,7 +154,9 @@ def train_supervised(job: SupervisedJob) -> TrainingSummary:
     rows = _load_rows(job)
     encoded, rejects = encode_rows(rows, job, tokenizer)
     if not encoded:
-        raise ConfigError(f"none of {len(rows)} rows can be trained on: {rejects[:3]}; raise max_length or look at the rows")
+        raise ConfigError(
+            f"none of {len(rows)} rows can be trained on: {rejects[:3]}; raise max_length or look at the rows"
+        )
     model = trainable_model(job.base, job.adapter, settings)
     steps = total_steps(len(encoded), settings, job.workers)
     lengths = [len(row["input_ids"]) for row in encoded]

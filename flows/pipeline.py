@@ -1,0 +1,44 @@
+"""The pipeline on one page: questions -> traces -> tool insertion -> loss filter -> SFT -> cold start -> GRPO -> evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect_ray import RayTaskRunner
+
+from agentflow.artifacts.fingerprint import Identity
+from flows.plan import evaluation_name, plan
+from flows.recipes import Recipe
+from tasks.context import RunContext
+from tasks.evaluate import make_evaluation, open_answerer
+from tasks.loss_filter import make_loss_filter
+from tasks.simple import make_base_model, make_questions
+from tasks.tool_insertion import make_tool_insertion
+from tasks.traces import make_traces
+from tasks.training import make_cold_start, make_grpo, make_sft
+
+
+# retries=0: a retry is asked for in the UI or by running again, and does only what is missing.
+@flow(name="pipeline", retries=0, task_runner=RayTaskRunner(), persist_result=False)
+def pipeline(recipe: Recipe, where: RunContext) -> None:
+    """Make every artifact of `recipe` that is not there yet, in the order of the DAG."""
+    nodes = plan(recipe)
+
+    def of(name: str) -> tuple[Identity, Any]:
+        return nodes[name].identity, nodes[name].config
+
+    base = make_base_model(*of("base_model"), where)
+    questions = make_questions(*of("questions"), where)
+    traces = make_traces(*of("traces"), questions, where)
+    inserted = make_tool_insertion(*of("tool_insertion"), traces, where)
+    kept = make_loss_filter(*of("loss_filter"), inserted, base, where)
+    sft = make_sft(*of("sft"), kept, base, where)
+    cold_start = make_cold_start(*of("cold_start"), kept, sft, base, where)
+    policy = make_grpo(*of("grpo"), questions, cold_start, base, where)
+    tuned = {"base": None, "sft": sft, "cold_start": cold_start, "grpo": policy}
+    with open_answerer(where) as answerer:
+        for config in recipe.evaluate:
+            name = evaluation_name(config.model, config.style)
+            evaluate = make_evaluation.with_options(task_run_name=name)
+            evaluate(name, *of(name), questions, base, tuned[config.model], answerer, where)

@@ -1,0 +1,280 @@
+"""Recipes: a run is a function with few knobs that returns a full configuration. Variants replace fields (`with_settings`).
+
+`demo`   the real SmolLM2-135M on generated questions: minutes on two cores, no key, no GPU, no hub
+`smoke`  a two-layer random model through the whole DAG: the test suite's end-to-end run
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from agentflow.clients.search import SearchConfig
+from agentflow.clients.teacher import TeacherConfig
+from agentflow.config import Frozen
+from agentflow.errors import ConfigError
+from agentflow.models.settings import GenerationConfig
+from agentflow.models.sources import PackagedGguf, TinyModel
+from agentflow.rendering import PromptConfig
+from agentflow.sources.source import GeneratedSource
+from agentflow.stages.base_model import BaseModelConfig
+from agentflow.stages.cold_start import ColdStartConfig
+from agentflow.stages.evaluate import EvaluateConfig
+from agentflow.stages.grpo import GrpoConfig
+from agentflow.stages.loss_filter import LossFilterConfig
+from agentflow.stages.questions import QuestionsConfig
+from agentflow.stages.sft import SftConfig
+from agentflow.stages.tool_insertion import ToolInsertionConfig
+from agentflow.stages.traces import TracesConfig
+from agentflow.tools.web_search import WebSearchConfig
+from agentflow.toolset import ToolsConfig
+from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
+
+SHARED = ("prompt", "teacher", "search", "tools", "edition")
+# Sections that several stages use. They stand once, at the top of the recipe; a stage's own copy may not be set.
+
+
+class Recipe(Frozen):
+    """Everything that decides what a run makes. Nothing here says where it runs."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    prompt: PromptConfig = PromptConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    search: SearchConfig = SearchConfig()
+    tools: ToolsConfig = ToolsConfig()
+    edition: str = "1"
+    base_model: BaseModelConfig
+    questions: QuestionsConfig
+    traces: TracesConfig = TracesConfig()
+    tool_insertion: ToolInsertionConfig = ToolInsertionConfig()
+    loss_filter: LossFilterConfig = LossFilterConfig()
+    sft: SftConfig = SftConfig()
+    cold_start: ColdStartConfig = ColdStartConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    evaluate: tuple[EvaluateConfig, ...] = (
+        EvaluateConfig(model="base", style="plain"),
+        EvaluateConfig(model="base", style="tools"),
+        EvaluateConfig(model="sft"),
+        EvaluateConfig(model="cold_start"),
+        EvaluateConfig(model="grpo"),
+    )
+    notes: tuple[str, ...] = ()
+    # What a reader of the report must know.
+
+    @model_validator(mode="after")
+    def _shared_sections_stand_once(self) -> Recipe:
+        for name in ("traces", "tool_insertion", "loss_filter", "sft", "cold_start", "grpo"):
+            doubled = [field for field in SHARED if field in getattr(self, name).model_fields_set]
+            if doubled:
+                raise ValueError(
+                    f"{name}.{doubled[0]} is shared by several stages: set {doubled[0]} at the top of the recipe instead"
+                )
+        return self
+
+    def stage(self, name: str) -> Any:
+        """The full configuration of a stage, with the shared sections filled in."""
+        return self.fill(getattr(self, name))
+
+    def fill(self, config: Any) -> Any:
+        """`config` with this recipe's shared sections where it has such fields."""
+        shared = {field: getattr(self, field) for field in SHARED if field in type(config).model_fields}
+        return config.model_copy(update=shared)
+
+
+def demo() -> Recipe:
+    """SmolLM2-135M learns calculator and search on generated questions."""
+    optimiser = OptimiserSettings(learning_rate=1e-3, schedule="cosine", warmup_ratio=0.1, batch_size=4, accumulation=1)
+    settings = SupervisedSettings(lora=LoraSettings(dropout=0.0), optimiser=optimiser, epochs=1.0, max_length=512)
+    gentle = optimiser.model_copy(update={"learning_rate": 2e-4, "batch_size": 8})
+    policy = OptimiserSettings(learning_rate=2e-5, schedule="constant", warmup_ratio=0.0, batch_size=16, accumulation=1)
+    source = GeneratedSource(
+        arithmetic_train=420,
+        arithmetic_templates=8,
+        two_hop_train=60,
+        two_hop_templates=4,
+        test_arithmetic=44,
+        test_two_hop=20,
+        test_unseen_arithmetic=20,
+        test_unseen_two_hop=12,
+    )
+    return Recipe(
+        name="demo",
+        base_model=BaseModelConfig(source=PackagedGguf()),
+        questions=QuestionsConfig(source=source),
+        tools=ToolsConfig(web_search=WebSearchConfig(n_results=1)),
+        search=SearchConfig(max_results=3),
+        loss_filter=LossFilterConfig(losers="drop"),
+        sft=SftConfig(settings=settings),
+        cold_start=ColdStartConfig(n_samples=48, settings=settings.model_copy(update={"optimiser": gentle})),
+        grpo=GrpoConfig(generation=GenerationConfig(max_new_tokens=160, temperature=1.0), steps=6, optimiser=policy),
+        evaluate=_evaluations(GenerationConfig(max_new_tokens=220)),
+        notes=(
+            "Teacher and search are local stand-ins: the numbers show that the pipeline works, not how good a real teacher is.",
+            "loss_filter.losers is 'drop' (paper A keeps losing samples without their calls), so that a small model on few samples always "
+            "sees the call syntax.",
+        ),
+    )
+
+
+def smoke() -> Recipe:
+    """A few-layer random model through the whole DAG."""
+    optimiser = OptimiserSettings(learning_rate=5e-3, schedule="constant", batch_size=4, accumulation=1)
+    lora = LoraSettings(rank=4, alpha=8, dropout=0.0)
+    settings = SupervisedSettings(lora=lora, optimiser=optimiser, max_steps=4, max_length=1024)
+    source = GeneratedSource(
+        arithmetic_train=16,
+        arithmetic_templates=4,
+        two_hop_train=8,
+        two_hop_templates=2,
+        test_arithmetic=3,
+        test_two_hop=2,
+        test_unseen_arithmetic=2,
+        test_unseen_two_hop=1,
+    )
+    generation = GenerationConfig(max_new_tokens=24, temperature=1.0)
+    policy = OptimiserSettings(learning_rate=1e-3, schedule="constant", batch_size=4, accumulation=1)
+    return Recipe(
+        name="smoke",
+        base_model=BaseModelConfig(source=TinyModel()),
+        questions=QuestionsConfig(source=source),
+        tools=ToolsConfig(web_search=WebSearchConfig(n_results=1)),
+        traces=TracesConfig(batch_size=8),
+        tool_insertion=ToolInsertionConfig(batch_size=8),
+        loss_filter=LossFilterConfig(n_examples=1),
+        sft=SftConfig(settings=settings),
+        cold_start=ColdStartConfig(n_samples=6, settings=settings.model_copy(update={"max_steps": 2})),
+        grpo=GrpoConfig(generation=generation, steps=2, group_size=2, optimiser=policy),
+        evaluate=_evaluations(GenerationConfig(max_new_tokens=16)),
+        notes=("A random two-layer model: no number here means anything but that the pipeline runs.",),
+    )
+
+
+def _evaluations(generation: GenerationConfig) -> tuple[EvaluateConfig, ...]:
+    configs = Recipe.model_fields["evaluate"].default
+    return tuple(config.model_copy(update={"generation": generation}) for config in configs)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"demo": demo, "smoke": smoke}
+
+
+# ---------------------------------------------------------------- from the command line
+def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe called `name`, or of a YAML file `{recipe: demo, name: ..., set: {path: value}}`, with `path=value` settings applied.
+
+    Raises ConfigError naming the field, its value and what is allowed.
+    """
+    changes: dict[str, Any] = {}
+    if name.endswith((".yaml", ".yml")):
+        base, changes = _read_file(Path(name))
+    else:
+        base = name
+    if base not in RECIPES:
+        close = difflib.get_close_matches(base, RECIPES, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(
+            f"unknown recipe {base!r}; there are {', '.join(sorted(RECIPES))}, or give a .yaml file{hint}"
+        )
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"setting {setting!r} is not of the form path.to.field=value")
+        changes[path] = _value(value)
+    return with_settings(RECIPES[base](), changes)
+
+
+def _read_file(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read recipe file {str(path)!r}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe file {str(path)!r} is not YAML: {error}") from error
+    allowed = {"recipe", "name", "set"}
+    if not isinstance(content, dict) or not set(content) <= allowed or "recipe" not in content:
+        raise ConfigError(
+            f"recipe file {str(path)!r} must hold `recipe`, and may hold `name` and `set`; found {content!r}"[:400]
+        )
+    changes = dict(content.get("set") or {})
+    if "name" in content:
+        changes["name"] = content["name"]
+    return str(content["recipe"]), changes
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON, otherwise the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def with_settings(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """`recipe` with dotted fields replaced. Setting a `kind` starts that section anew, since another kind has other fields."""
+    data = _explicit(recipe)
+    # Kinds first: they replace their whole section.
+    for path, value in sorted(changes.items(), key=lambda item: not item[0].endswith(".kind")):
+        _set(data, path, value)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, recipe)) from error
+
+
+def _explicit(value: Any) -> Any:
+    """Only what was set on purpose, so that shared sections stay unset in the stages."""
+    if isinstance(value, Frozen):
+        kind = {"kind": value.kind} if "kind" in type(value).model_fields else {}
+        return {**kind, **{name: _explicit(getattr(value, name)) for name in value.model_fields_set}}
+    if isinstance(value, tuple | list):
+        return [_explicit(item) for item in value]
+    return value
+
+
+def _set(data: Any, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for depth, part in enumerate(parents):
+        if isinstance(data, list):
+            if not part.isdigit() or int(part) >= len(data):
+                raise ConfigError(
+                    f"{path!r}: {'.'.join(parents[: depth + 1])} is not one of the {len(data)} entries (0 to {len(data) - 1})"
+                )
+            data = data[int(part)]
+        else:
+            data = data.setdefault(part, {})
+        if not isinstance(data, dict | list):
+            raise ConfigError(f"{path!r}: {'.'.join(parents[: depth + 1])} is a value, not a section")
+    if last == "kind" and isinstance(data, dict) and data.get("kind") != value:
+        data.clear()
+    if isinstance(data, list):
+        data[int(last)] = value
+    else:
+        data[last] = value
+
+
+def _explain(error: ValidationError, recipe: Recipe) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        line = f"{where or 'recipe'}: {problem['msg']} (given: {str(problem['input'])[:120]!r})"
+        if problem["type"] == "extra_forbidden":
+            line = f"unknown field {where!r}; {_allowed_beside(recipe, problem['loc'])}"
+        lines.append(line)
+    return f"recipe {recipe.name!r}: " + "; ".join(lines)
+
+
+def _allowed_beside(recipe: Recipe, location: tuple[Any, ...]) -> str:
+    section: Any = recipe
+    for part in location[:-1]:
+        if isinstance(section, tuple):
+            section = section[int(part)]
+        elif hasattr(section, str(part)):
+            section = getattr(section, str(part))
+    names = sorted(type(section).model_fields) if isinstance(section, Frozen) else []
+    close = difflib.get_close_matches(str(location[-1]), names, 1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"allowed here: {', '.join(names)}"

@@ -1,0 +1,154 @@
+"""From what a run made to its report: collects manifests, rows, logs and the ledger's meters; watches memory meanwhile."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from agentflow.ledger import Ledger
+from agentflow.report.build import build_report
+from agentflow.report.model import CallUse, LedgerUse, RunRecord, StageRun
+from agentflow.training.jobs import ROLLOUTS, SUMMARY, TrainingSummary
+from flows.recipes import Recipe
+from tasks.context import RunContext
+from tasks.making import Made
+
+SAMPLE_S = 1.0
+
+
+class MemoryWatch:
+    """Peak memory of this process and all its children, in MiB: the sum of what is private to each, plus the largest shared part.
+
+    Plain RSS would count the same shared pages (libraries, Ray's object store) once per process.
+    """
+
+    def __init__(self) -> None:
+        self.peak_mb = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="memory")
+
+    def __enter__(self) -> MemoryWatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(SAMPLE_S):
+            self.peak_mb = max(self.peak_mb, tree_memory_mb())
+
+
+def tree_memory_mb() -> float:
+    """Memory of this process and its descendants now, MiB (see MemoryWatch)."""
+    me = psutil.Process()
+    private = shared = 0
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            info = process.memory_info()
+        except psutil.Error:  # it ended while we were looking
+            continue
+        private += info.rss - info.shared
+        shared = max(shared, info.shared)
+    return (private + shared) / 2**20
+
+
+def write_report(
+    recipe: Recipe,
+    where: RunContext,
+    made: dict[str, Made],
+    *,
+    started_at: str,
+    wall_s: float,
+    peak_mb: float,
+    error: str,
+) -> Path:
+    """Write report.html and report.json of a finished or failed run; returns the page's path."""
+    build_report(
+        RunRecord(
+            recipe=recipe.name,
+            out_dir=where.folder,
+            status="failed" if error else "completed",
+            error=error,
+            started_at=started_at,
+            wall_s=round(wall_s, 1),
+            peak_rss_mb=round(peak_mb),
+            stages=[_stage(one) for one in made.values()],
+            ledger=ledger_use(where),
+            tables=_tables(made),
+            rejects={name: one.artifact.rejects() for name, one in made.items() if one.artifact.is_table},
+            logs={name: _summary(made[name]).log for name in ("sft", "cold_start", "grpo") if name in made},  # type: ignore[misc]
+            machine=machine(),
+            notes=list(recipe.notes),
+        )
+    )
+    return where.folder / "report.html"
+
+
+def _stage(made: Made) -> StageRun:
+    return StageRun(
+        name=made.name,
+        status=made.status,
+        wall_s=round(made.wall_s, 2),
+        manifest=made.artifact.manifest.model_dump(mode="json"),
+    )
+
+
+def _summary(made: Made) -> TrainingSummary:
+    return TrainingSummary.model_validate_json(made.artifact.file(SUMMARY).read_text())
+
+
+def _tables(made: dict[str, Made]) -> dict[str, list[dict[str, Any]]]:
+    tables = {name: made[name].artifact.rows() for name in ("tool_insertion", "loss_filter") if name in made}
+    tables["evaluate"] = [
+        row for name, one in made.items() if name.startswith("evaluate") for row in one.artifact.rows()
+    ]
+    if "grpo" in made:
+        from datasets import load_from_disk
+
+        tables["grpo"] = load_from_disk(str(made["grpo"].artifact.path / ROLLOUTS)).to_list()
+    return tables
+
+
+def ledger_use(where: RunContext) -> LedgerUse:
+    """What this run paid, had replayed, and failed to get."""
+    with where.access.open_ledger() as ledger:
+        usage = ledger.usage(where.access.run_id)
+    return LedgerUse(
+        teacher=_calls(usage["teacher"]),
+        search=_calls(usage["search"]),
+        tokens_in=usage["tokens_in"],
+        tokens_out=usage["tokens_out"],
+        usd=usage["usd"],
+        credits=usage["credits"],
+    )
+
+
+def _calls(usage: dict[str, int]) -> CallUse:
+    return CallUse(paid=usage["paid"], replayed=usage["replayed"], failed=usage["failed"])
+
+
+def machine() -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+    }
+
+
+def open_run_ledger(where: RunContext, budget_usd: float | None) -> None:
+    """Make the ledger and the run's purse before any worker opens them; raises StoreError for a ledger that cannot be used."""
+    access = where.access
+    ledger = Ledger.open(
+        access.ledger_url, run_id=access.run_id, mode=access.mode, budget_usd=budget_usd, budget_key=access.budget_key
+    )
+    ledger.close()

@@ -1,0 +1,120 @@
+"""One run from start to report: surroundings up, pipeline, report, surroundings down. What `agentflow run` and deployments call."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from agentflow.access import Access
+from agentflow.artifacts.store import Store
+from agentflow.errors import AgentflowError
+from agentflow.ledger import Mode
+from flows.plan import plan
+from flows.recipes import Recipe
+from tasks.context import Resources, RunContext
+from tasks.making import Made
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how a run happens; no part of any fingerprint."""
+
+    root: Path
+    ledger_url: str | None = None
+    # None: `<root>/ledger.db`.
+    mode: Mode = "record"
+    budget_usd: float | None = None
+    port: int | None = None
+    # Of the Prefect server, if one is started; None picks a free one.
+    cpus: int = 0
+    # 0: all of this machine.
+
+
+def context_of(recipe: Recipe, options: RunOptions, teacher_url: str | None, search_url: str | None) -> RunContext:
+    """The run's surroundings as plain data."""
+    root = options.root.absolute()
+    access = Access(
+        ledger_url=options.ledger_url or f"sqlite:///{root / 'ledger.db'}",
+        run_id=uuid.uuid4().hex[:12],
+        mode=options.mode,
+        budget_key=None if options.budget_usd is None else f"recipe:{recipe.name}",
+        teacher_url=teacher_url,
+        search_url=search_url,
+    )
+    each = Resources(cpus=cpus_of(options))
+    return RunContext(root=root, recipe=recipe.name, access=access, loss_filter=each, training=each, evaluate=each)
+
+
+def cpus_of(options: RunOptions) -> int:
+    """Cores a run may use."""
+    return options.cpus or len(os.sched_getaffinity(0))
+
+
+def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
+    """Make everything `recipe` names and write its report; returns the report's path.
+
+    Raises what ended the run, after the report of what was made until then is written.
+    """
+    Store.open(options.root / "artifacts")  # an unwritable root is said before anything starts
+    nodes = plan(recipe)  # a missing file too
+    for name, value in _quiet().items():
+        os.environ.setdefault(name, value)
+
+    from flows.display import Display
+    from flows.local import local_services, prefect_server, ray_cluster
+    from flows.reporting import MemoryWatch, open_run_ledger, write_report
+
+    started, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    made: dict[str, Made] = {}
+    with ExitStack() as stack:
+        memory = stack.enter_context(MemoryWatch())
+        teacher_url, search_url = stack.enter_context(local_services(recipe))
+        where = context_of(recipe, options, teacher_url, search_url)
+        open_run_ledger(where, options.budget_usd)
+        ui = stack.enter_context(prefect_server(options.root, options.port))
+        console.print(f"Prefect UI: {ui}", highlight=False)
+        stack.enter_context(ray_cluster(cpus_of(options)))
+        error: BaseException | None = None
+        try:
+            with Display(nodes, made, where, console):
+                _flow(recipe, where, made)
+        except (Exception, KeyboardInterrupt) as caught:
+            error = caught
+        report = write_report(
+            recipe,
+            where,
+            made,
+            started_at=started_at,
+            wall_s=time.monotonic() - started,
+            peak_mb=memory.peak_mb,
+            error="" if error is None else str(error) or type(error).__name__,
+        )
+        if error is not None:
+            if isinstance(error, AgentflowError):
+                console.print(f"report of what was made: {report}", highlight=False)
+            raise error
+        return report
+
+
+def _quiet() -> dict[str, str]:
+    from flows.local import QUIET
+
+    return QUIET
+
+
+def _flow(recipe: Recipe, where: RunContext, made: dict[str, Made]) -> None:
+    from flows.pipeline import pipeline
+    from tasks.making import collected
+
+    token = collected.set(made)
+    try:
+        pipeline.with_options(flow_run_name=f"{recipe.name} {where.access.run_id}")(recipe, where)
+    finally:
+        collected.reset(token)
