@@ -137,6 +137,8 @@ class ReplayMissing(ServiceFailure):
 class BudgetExceeded(AgentflowError):
     """The next call's worst case does not fit the budget. The run ends Failed and can be resumed with a larger one."""
 
+    kind = "budget"
+
 
 # ---------------------------------------------------------------- tools
 class ToolArgumentError(AgentflowError, ValueError):
@@ -169,9 +171,14 @@ class ConservationError(StoreError):
 
 
 class StageIncomplete(AgentflowError):
-    """More rows failed than the failure budget allows. Committed batches stay; a retry asks only what is missing."""
+    """More rows failed than the failure budget allows. Committed batches stay; a retry asks only what is missing.
 
-    def __init__(self, message: str, *, stage: str, failed: dict[str, int]) -> None:
+    `failed` counts keys by reason, `cause` is what one of them met. All but the message may be left out, so that the
+    error survives the way from a worker process to its driver (an exception is rebuilt from its message alone).
+    """
+
+    def __init__(self, message: str, *, stage: str = "", failed: dict[str, int] | None = None, cause: str = "") -> None:
         super().__init__(message)
         self.stage = stage
-        self.failed = failed
+        self.failed = failed or {}
+        self.cause = cause

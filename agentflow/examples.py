@@ -1,6 +1,7 @@
-"""Worked examples that introduce the call syntax to a model that has never seen it (ours; the need is measured: docs/loss_filter.md).
+"""Worked examples that introduce the call syntax to a model that has never seen it.
 
-Used in the prompt of the loss scorer (both arms alike) and of the untrained base model. Written by hand, not from any template or data set.
+Ours; the need is measured (docs/loss_filter.md). Used in the prompt of the loss scorer (both arms alike) and of the
+untrained base model. Written by hand, not from any template or data set.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentflow.records import Segment, ToolCall, ToolResult
-from agentflow.rendering import PromptConfig, completion_spans, prompt_text
+from agentflow.rendering import TEMPLATES, PromptConfig, completion_spans, prompt_head, prompt_turn
 from agentflow.syntax import Syntax
 
 
@@ -55,11 +56,10 @@ EXAMPLES = (
 )
 
 
-def examples_text(n: int, prompt: PromptConfig, syntax: Syntax, *, system: str | None = None) -> str:
-    """The first `n` examples as finished turns of `prompt`'s template, to stand before the real question."""
-    end = "<|im_end|>\n" if prompt.template == "chatml" else "\n\n"
-    turns = []
+def examples_head(n: int, prompt: PromptConfig, syntax: Syntax, *, system: str | None = None) -> str:
+    """`prompt_head` with the first `n` examples as finished turns behind it."""
+    text = prompt_head(prompt, system=system)
     for example in EXAMPLES[:n]:
         completion = "".join(span.text for span in completion_spans(example.segments, example.answer, syntax))
-        turns.append(prompt_text(example.question, prompt, system=system) + completion + end)
-    return "".join(turns)
+        text += prompt_turn(example.question, prompt) + completion + TEMPLATES[prompt.template].end
+    return text

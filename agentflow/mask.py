@@ -1,8 +1,9 @@
 """THE mask: from rendered spans to tokens, labels and roles. SFT, the loss filter and GRPO all use it.
 
-Rule for borders: every span is tokenised on its own, so a token never straddles two roles. That is also what happens at run time, when the
-model's own tokens end at a call and the result's tokens are injected after them, so training and generation see the same tokens.
-Model-written spans (think, call, answer and the final end token) are trained on exactly once; prompt and result tokens never.
+Rule for borders: every span is tokenised on its own, so a token never straddles two roles. That is also what happens at
+run time, when the model's own tokens end at a call and the result's tokens are injected after them, so training and
+generation see the same tokens. Model-written spans (think, call, answer and the final end token) are trained on exactly
+once; prompt and result tokens never.
 """
 
 from __future__ import annotations

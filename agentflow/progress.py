@@ -1,10 +1,14 @@
-"""Live progress through small files: any process writes, the display (or a person with `cat`) reads. Never an input to anything."""
+"""Live progress through small files: any process writes, the display (or a person with `cat`) reads.
+
+Never an input to anything.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 class Progress:
@@ -23,7 +27,7 @@ class Progress:
         os.replace(temporary, self._path)
 
 
-def read_progress(path: Path) -> dict[str, object] | None:
+def read_progress(path: Path) -> dict[str, Any] | None:
     """The last state written, None if there is none yet."""
     try:
         state = json.loads(path.read_text())

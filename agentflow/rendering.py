@@ -9,30 +9,54 @@ Spans of a training row (chatml, compact):
     think    24 clips. ...</think>
     answer  <answer>72</answer>
 
-The layout `<think>..</think><answer>..</answer>` is paper B's (tags [P], layout [O]); calls inside the reasoning are paper A's.
+The layout `<think>..</think><answer>..</answer>` is paper B's (tags [P], layout [O]); calls inside the reasoning are
+paper A's.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from agentflow.config import Frozen
 from agentflow.records import Completion, Segment, Span
 from agentflow.syntax import Syntax, SyntaxName
 
-# Paper A, Fig. 3 [P]: the preamble and the four field names.
-PAPER_A = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request. "
-    "Keep in count if input is provided.\n\nInput: {question}\nInstruction: {system}\nReason: "
-)
-CHATML = "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-TEMPLATES = {"chatml": CHATML, "paper_a": PAPER_A}
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt template in two parts, so that what all questions share is computed once (see `prompt_head`)."""
+
+    head: str
+    # Stands once, before the first question.
+    turn: str
+    # One question, up to the place where the model begins to write.
+    end: str
+    # Closes a finished turn, where worked examples stand before the question.
+
+
+TEMPLATES = {
+    "chatml": Template(
+        head="<|im_start|>system\n{system}<|im_end|>\n",
+        turn="<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
+        end="<|im_end|>\n",
+    ),
+    # Paper A, Fig. 3 [P]: the preamble and the field names.
+    "paper_a": Template(
+        head="Below is an instruction that describes a task. Write a response that appropriately completes the request. "
+        "Keep in count if input is provided.\n\nInstruction: {system}\n\n",
+        turn="Input: {question}\nReason: ",
+        end="\n\n",
+    ),
+}
 
 _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_WHOLE = re.compile(r"\s*<think>(?:(?!</?think>).)*</think>\s*<answer>(?:(?!</?answer>).)*</answer>\s*", re.DOTALL)
+_INSIDE = r"(?:(?!</?(?:think|answer)>).)*"
+# No tag of the layout stands inside a block: an answer in the reasoning would be a second answer.
+_WHOLE = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL)
 
 
 class PromptConfig(Frozen):
@@ -45,11 +69,20 @@ class PromptConfig(Frozen):
     syntax: SyntaxName = "compact"
 
 
-def prompt_text(question: str, config: PromptConfig, *, system: str | None = None) -> str:
-    """The prompt up to the place where the model begins to write. `system` replaces the configured text."""
+def prompt_head(config: PromptConfig, *, system: str | None = None) -> str:
+    """What stands before the first question; the same for all questions. `system` replaces the configured text."""
+    return TEMPLATES[config.template].head.replace("{system}", config.system if system is None else system)
+
+
+def prompt_turn(question: str, config: PromptConfig) -> str:
+    """One question, up to the place where the model begins to write."""
     # str.replace, not format: a question may hold braces, and it is data.
-    filled = TEMPLATES[config.template].replace("{system}", config.system if system is None else system)
-    return filled.replace("{question}", question)
+    return TEMPLATES[config.template].turn.replace("{question}", question)
+
+
+def prompt_text(question: str, config: PromptConfig) -> str:
+    """The whole prompt of a question."""
+    return prompt_head(config) + prompt_turn(question, config)
 
 
 def completion_spans(segments: Sequence[Segment], answer: str, syntax: Syntax) -> list[Span]:

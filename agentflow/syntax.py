@@ -1,11 +1,13 @@
 """The surface form of calls inside reasoning: rendered and recognised here and nowhere else.
 
     compact   ... 48/2 = [Calculator(48/2) -> 24] 24 clips ...
-    json      ... 48/2 = <tool_call>{"name":"Calculator","arguments":{"expression":"48/2"}}</tool_call><tool_response>24</tool_response> 24 clips ...
+    json      ... 48/2 = <tool_call>{"name": "Calculator", "arguments": {"expression": "48/2"}}</tool_call>
+              <tool_response>24</tool_response> 24 clips ...   (on one line)
 
-Everything up to and including the `opener` of the result ("->" or "</tool_call>") is written by the model; what follows up to the `closer` is
-injected. Generation therefore stops when `pending_call` finds a call at the end of the text. `compact` carries exactly one argument (the
-tool's primary one) and cannot hold brackets or line breaks: `representable` says so, and an insertion that is not representable is left out.
+Everything up to and including the `opener` of the result ("->" or "</tool_call>") is written by the model; what follows
+up to the `closer` is injected. Generation therefore stops when `pending_call` finds a call at the end of the text.
+`compact` carries exactly one argument (the tool's primary one) and cannot hold brackets or line breaks: `representable`
+says so, and an insertion that is not representable is left out.
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from typing import Literal
 from agentflow.records import ToolCall, canonical_json
 
 SyntaxName = Literal["compact", "json"]
+
+_FOREIGN = re.compile(r"</?(?:think|answer|tool_call|tool_response)>|<\|")
+# Tags of the layout and chat tokens: an argument that holds one would end the block the call stands in.
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,13 @@ class Syntax:
 
     # ------------------------------------------------------------------ rendering
     def representable(self, call: ToolCall) -> bool:
-        """Whether rendering `call` and finding it again gives `call` back."""
+        """Whether rendering `call` and finding it again gives `call` back, and leaves the text around it whole."""
         try:
             found = self.pending_call(self.call_text(call))
+            foreign = _FOREIGN.search(canonical_json([call.tool, call.arguments]))
         except (KeyError, ValueError):
             return False
-        return found is not None and found.key == call.key
+        return found is not None and found.key == call.key and foreign is None
 
     def call_text(self, call: ToolCall) -> str:
         """What the model writes to make `call`, with one leading space. Raises ValueError if compact cannot hold it."""

@@ -19,7 +19,7 @@ set_option = click.option(
 
 
 class Commands(click.Group):
-    """Prints our own errors as one message and exits with 2 (input) or 1 (the run failed); others keep their traceback."""
+    """Prints our own errors as one message, exit code 2 (input) or 1 (the run failed); others keep their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         from agentflow.errors import AgentflowError, UserError
@@ -34,7 +34,9 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="agentflow")
 def main() -> None:
-    """Turn question sets into tool-using reasoning models: questions, traces, tool insertion, loss filter, SFT, cold start, GRPO, report."""
+    """Turn question sets into tool-using reasoning models: questions, traces, tool insertion, loss filter, SFT, cold
+    start, GRPO, report.
+    """
 
 
 @main.command()
@@ -56,8 +58,8 @@ def main() -> None:
 )
 @click.option("--cpus", type=click.IntRange(min=1), default=None, help="Cores to use.  [default: all]")
 def run(
-    recipe: str, settings: tuple[str, ...], root: Path, budget_usd: float | None, ledger_url: str | None, mode: Any, port: int | None,
-    cpus: int | None,
+    recipe: str, settings: tuple[str, ...], root: Path, budget_usd: float | None, ledger_url: str | None, mode: Any,
+    port: int | None, cpus: int | None,
 ) -> None:  # fmt: skip
     """Run RECIPE (a name or a .yaml file) from questions to report; what is made already is reused."""
     from rich.console import Console
@@ -95,7 +97,10 @@ def plan_command(recipe: str, settings: tuple[str, ...], root: Path) -> None:
     "--rows", "n_rows", type=click.IntRange(min=0), default=3, show_default=True, help="Sample rows to print."
 )
 def show(artifact: str, root: Path, n_rows: int) -> None:
-    """Print an ARTIFACT's manifest and some rows. ARTIFACT is stage/fingerprint, the start of a fingerprint, or a path."""
+    """Print an ARTIFACT's manifest and some rows.
+
+    ARTIFACT is stage/fingerprint, the start of a fingerprint, or a path.
+    """
     import json
 
     from agentflow.artifacts.store import Store

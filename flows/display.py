@@ -1,4 +1,6 @@
-"""The live display of `agentflow run`: stage, rows, calls, time left; read from progress files and the ledger, never steering anything."""
+"""The live display of `agentflow run`: stage, rows, calls, time left; read from progress files and the ledger, never
+steering anything.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,8 @@ class Display:
         note = str(state["note"]) or str(state["unit"])
         if name in ("traces", "tool_insertion"):
             use = ledger_use(self._where)
-            note += f"  calls {use.teacher.paid + use.search.paid} paid, {use.teacher.replayed + use.search.replayed} replayed"
+            paid, replayed = use.teacher.paid + use.search.paid, use.teacher.replayed + use.search.replayed
+            note += f"  calls {paid} paid, {replayed} replayed"
         self._bars.update(self._tasks[name], completed=state["done"], total=state["total"], note=note)
 
     def _finished(self, name: str) -> None:

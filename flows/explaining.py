@@ -33,7 +33,8 @@ def explain_lines(row_id: str, root: Path, ledger_url: str | None) -> Iterator[s
 
 def _finding(finding: Finding, store: Store, ledger: Ledger) -> Iterator[str]:
     manifest = store.resolve(f"{finding.stage}/{finding.fingerprint}").manifest
-    yield f"== {finding.stage}/{finding.fingerprint}  {finding.kind}  made by {manifest.code_version} at {manifest.created_at}"
+    made = f"made by {manifest.code_version} at {manifest.created_at}"
+    yield f"== {finding.stage}/{finding.fingerprint}  {finding.kind}  {made}"
     for name, value in finding.row.items():
         if name == "segments":
             yield from _segments(value, ledger)
@@ -64,6 +65,6 @@ def _call(key: str, ledger: Ledger) -> Iterator[str]:
         return
     attempts = call.get("attempts", [])
     yield (
-        f"     ledger {key[:16]}: {call['kind']} {call['provider']} {call['model']}, edition {call['edition']}, fetched {call['fetched_at']}, "
-        f"response sha256 {call['response_sha256'][:16]}, {len(attempts)} attempts"
+        f"     ledger {key[:16]}: {call['kind']} {call['provider']} {call['model']}, edition {call['edition']}, "
+        f"fetched {call['fetched_at']}, response sha256 {call['response_sha256'][:16]}, {len(attempts)} attempts"
     )

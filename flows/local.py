@@ -1,10 +1,13 @@
-"""What a run needs around it on one machine, started if it is not there and stopped again: Prefect server, Ray, stand-in services.
+"""What a run needs around it on one machine, started if it is not there and stopped again: Prefect server, Ray,
+stand-in services.
 
 A configured Prefect API (PREFECT_API_URL) or Ray cluster (RAY_ADDRESS) is used as it is and left running.
 """
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import signal
 import socket
@@ -14,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -53,7 +57,7 @@ def free_port(wanted: int | None, what: str) -> int:
 @contextmanager
 def prefect_server(root: Path, port: int | None) -> Iterator[str]:
     """Address of the UI of the configured Prefect server, or of one started here whose history stays below `root`."""
-    from prefect.settings import get_current_settings
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
     configured = get_current_settings().api.url
     if configured:
@@ -78,14 +82,23 @@ def prefect_server(root: Path, port: int | None) -> Iterator[str]:
             stderr=log,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
     try:
         _wait_for(f"{url}/api/health", process, home / "server.log")
+        # Ray workers read the environment, this process its settings, which were made before.
         os.environ["PREFECT_API_URL"] = f"{url}/api"
-        yield url
+        with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+            yield url
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         _stop(process)
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this child when its parent is gone, however it went (kill -9 leaves no orphan server)."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -134,7 +147,11 @@ def ray_cluster(cpus: int) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, runtime_env=runtime_env)
     else:
         ray.init(
-            num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=runtime_env
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env=runtime_env,
         )
     # ray.init replaces the SIGTERM handler; without the old one a cancelled flow would not end as Cancelled.
     signal.signal(signal.SIGTERM, previous)
@@ -153,16 +170,15 @@ def local_services(recipe: Recipe) -> Iterator[tuple[str | None, str | None]]:
             recipe.traces.origin == "teacher" or recipe.tool_insertion.lookups != "none"
         ):
             local = recipe.teacher.local
-            options = {
+            options: dict[str, Any] = {
                 "wrong_rate": local.wrong_rate,
                 "seed": local.seed,
                 "world_seed": local.world_seed,
                 "latency_ms": local.latency_ms,
             }
-            known = {"known": local.known} if local.known else {}
-            teacher = stack.enter_context(LocalService("teacher", **options, **known)).base_url
+            teacher = stack.enter_context(LocalService("teacher", known=local.known, **options)).base_url
         if recipe.search.base_url is None and "Search" in recipe.tools.names:
             corpus = recipe.search.local
-            where = {"corpus": corpus.corpus} if corpus.corpus else {"world_seed": corpus.world_seed}
+            where: dict[str, Any] = {"corpus": corpus.corpus} if corpus.corpus else {"world_seed": corpus.world_seed}
             search = stack.enter_context(LocalService("search", latency_ms=corpus.latency_ms, **where)).base_url
         yield teacher, search

@@ -1,4 +1,6 @@
-"""The pipeline on one page: questions -> traces -> tool insertion -> loss filter -> SFT -> cold start -> GRPO -> evaluation."""
+"""The pipeline on one page: questions -> traces -> tool insertion -> loss filter -> SFT -> cold start -> GRPO ->
+evaluation.
+"""
 
 from __future__ import annotations
 

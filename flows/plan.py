@@ -1,4 +1,6 @@
-"""The plan of a run: every node of the DAG with its identity, before anything has run; and why each would run or be reused."""
+"""The plan of a run: every node of the DAG with its identity, before anything has run; and why each would run or be
+reused.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,10 @@ def plan(recipe: Recipe) -> dict[str, Node]:
 
 
 def decide(recipe: Recipe, store: Store) -> list[Decision]:
-    """For every node: reuse, or run because of which changed fields. Looks at manifests only; a run verifies the bytes."""
+    """For every node: reuse, or run because of which changed fields.
+
+    Looks at manifests only; a run verifies the bytes.
+    """
     decisions = []
     for node in plan(recipe).values():
         stage = node.identity.stage

@@ -1,4 +1,6 @@
-"""Recipes: a run is a function with few knobs that returns a full configuration. Variants replace fields (`with_settings`).
+"""Recipes: a run is a function with few knobs that returns a full configuration.
+
+Variants replace fields (`with_settings`).
 
 `demo`   the real SmolLM2-135M on generated questions: minutes on two cores, no key, no GPU, no hub
 `smoke`  a two-layer random model through the whole DAG: the test suite's end-to-end run
@@ -73,7 +75,8 @@ class Recipe(Frozen):
             doubled = [field for field in SHARED if field in getattr(self, name).model_fields_set]
             if doubled:
                 raise ValueError(
-                    f"{name}.{doubled[0]} is shared by several stages: set {doubled[0]} at the top of the recipe instead"
+                    f"{name}.{doubled[0]} is shared by several stages: "
+                    f"set {doubled[0]} at the top of the recipe instead"
                 )
         return self
 
@@ -90,13 +93,13 @@ class Recipe(Frozen):
 def demo() -> Recipe:
     """SmolLM2-135M learns calculator and search on generated questions."""
     optimiser = OptimiserSettings(learning_rate=1e-3, schedule="cosine", warmup_ratio=0.1, batch_size=4, accumulation=1)
-    settings = SupervisedSettings(lora=LoraSettings(dropout=0.0), optimiser=optimiser, epochs=1.0, max_length=512)
+    settings = SupervisedSettings(lora=LoraSettings(dropout=0.0), optimiser=optimiser, max_steps=108, max_length=512)
     gentle = optimiser.model_copy(update={"learning_rate": 2e-4, "batch_size": 8})
     policy = OptimiserSettings(learning_rate=2e-5, schedule="constant", warmup_ratio=0.0, batch_size=16, accumulation=1)
     source = GeneratedSource(
-        arithmetic_train=420,
-        arithmetic_templates=8,
-        two_hop_train=60,
+        arithmetic_train=290,
+        arithmetic_templates=10,
+        two_hop_train=48,
         two_hop_templates=4,
         test_arithmetic=44,
         test_two_hop=20,
@@ -111,13 +114,16 @@ def demo() -> Recipe:
         search=SearchConfig(max_results=3),
         loss_filter=LossFilterConfig(losers="drop"),
         sft=SftConfig(settings=settings),
-        cold_start=ColdStartConfig(n_samples=48, settings=settings.model_copy(update={"optimiser": gentle})),
+        cold_start=ColdStartConfig(
+            n_samples=48, settings=settings.model_copy(update={"optimiser": gentle, "max_steps": 6})
+        ),
         grpo=GrpoConfig(generation=GenerationConfig(max_new_tokens=160, temperature=1.0), steps=6, optimiser=policy),
         evaluate=_evaluations(GenerationConfig(max_new_tokens=220)),
         notes=(
-            "Teacher and search are local stand-ins: the numbers show that the pipeline works, not how good a real teacher is.",
-            "loss_filter.losers is 'drop' (paper A keeps losing samples without their calls), so that a small model on few samples always "
-            "sees the call syntax.",
+            "Teacher and search are local stand-ins: the numbers show that the pipeline works, not how good a real "
+            "teacher is.",
+            "loss_filter.losers is 'drop' (paper A keeps losing samples without their calls), so that a small model on "
+            "few samples always sees the call syntax.",
         ),
     )
 
@@ -165,7 +171,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {"demo": demo, "smoke": smoke}
 
 # ---------------------------------------------------------------- from the command line
 def load_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
-    """The recipe called `name`, or of a YAML file `{recipe: demo, name: ..., set: {path: value}}`, with `path=value` settings applied.
+    """The recipe called `name`, or of a YAML file `{recipe: demo, name: ..., set: {path: value}}`, with `path=value`
+    settings applied.
 
     Raises ConfigError naming the field, its value and what is allowed.
     """
@@ -215,7 +222,10 @@ def _value(text: str) -> Any:
 
 
 def with_settings(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """`recipe` with dotted fields replaced. Setting a `kind` starts that section anew, since another kind has other fields."""
+    """`recipe` with dotted fields replaced.
+
+    Setting a `kind` starts that section anew, since another kind has other fields.
+    """
     data = _explicit(recipe)
     # Kinds first: they replace their whole section.
     for path, value in sorted(changes.items(), key=lambda item: not item[0].endswith(".kind")):
@@ -229,7 +239,7 @@ def with_settings(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 def _explicit(value: Any) -> Any:
     """Only what was set on purpose, so that shared sections stay unset in the stages."""
     if isinstance(value, Frozen):
-        kind = {"kind": value.kind} if "kind" in type(value).model_fields else {}
+        kind = {name: getattr(value, name) for name in ("kind",) if name in type(value).model_fields}
         return {**kind, **{name: _explicit(getattr(value, name)) for name in value.model_fields_set}}
     if isinstance(value, tuple | list):
         return [_explicit(item) for item in value]
@@ -242,7 +252,8 @@ def _set(data: Any, path: str, value: Any) -> None:
         if isinstance(data, list):
             if not part.isdigit() or int(part) >= len(data):
                 raise ConfigError(
-                    f"{path!r}: {'.'.join(parents[: depth + 1])} is not one of the {len(data)} entries (0 to {len(data) - 1})"
+                    f"{path!r}: {'.'.join(parents[: depth + 1])} is not one of the {len(data)} entries "
+                    f"(0 to {len(data) - 1})"
                 )
             data = data[int(part)]
         else:

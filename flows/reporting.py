@@ -1,4 +1,4 @@
-"""From what a run made to its report: collects manifests, rows, logs and the ledger's meters; watches memory meanwhile."""
+"""From what a run made to its report: collects manifests, rows, logs and the ledger's meters; watches memory too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ SAMPLE_S = 1.0
 
 
 class MemoryWatch:
-    """Peak memory of this process and all its children, in MiB: the sum of what is private to each, plus the largest shared part.
+    """Peak memory of this process and all its children, in MiB: the sum of what is private to each, plus the largest
+    shared part.
 
     Plain RSS would count the same shared pages (libraries, Ray's object store) once per process.
     """
@@ -83,7 +84,7 @@ def write_report(
             ledger=ledger_use(where),
             tables=_tables(made),
             rejects={name: one.artifact.rejects() for name, one in made.items() if one.artifact.is_table},
-            logs={name: _summary(made[name]).log for name in ("sft", "cold_start", "grpo") if name in made},  # type: ignore[misc]
+            logs={name: _summary(made[name]).log for name in ("sft", "cold_start", "grpo") if name in made},
             machine=machine(),
             notes=list(recipe.notes),
         )
@@ -105,7 +106,8 @@ def _summary(made: Made) -> TrainingSummary:
 
 
 def _tables(made: dict[str, Made]) -> dict[str, list[dict[str, Any]]]:
-    tables = {name: made[name].artifact.rows() for name in ("tool_insertion", "loss_filter") if name in made}
+    table_names = ("tool_insertion", "loss_filter")
+    tables: dict[str, list[dict[str, Any]]] = {n: made[n].artifact.rows() for n in table_names if n in made}
     tables["evaluate"] = [
         row for name, one in made.items() if name.startswith("evaluate") for row in one.artifact.rows()
     ]
@@ -146,7 +148,9 @@ def machine() -> dict[str, Any]:
 
 
 def open_run_ledger(where: RunContext, budget_usd: float | None) -> None:
-    """Make the ledger and the run's purse before any worker opens them; raises StoreError for a ledger that cannot be used."""
+    """Make the ledger and the run's purse before any worker opens them; raises StoreError for a ledger that cannot be
+    used.
+    """
     access = where.access
     ledger = Ledger.open(
         access.ledger_url, run_id=access.run_id, mode=access.mode, budget_usd=budget_usd, budget_key=access.budget_key

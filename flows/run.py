@@ -1,11 +1,17 @@
-"""One run from start to report: surroundings up, pipeline, report, surroundings down. What `agentflow run` and deployments call."""
+"""One run from start to report: surroundings up, pipeline, report, surroundings down.
+
+What `agentflow run` and deployments call.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 import uuid
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +80,7 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
     started, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     made: dict[str, Made] = {}
     with ExitStack() as stack:
+        stack.enter_context(_terminable())
         memory = stack.enter_context(MemoryWatch())
         teacher_url, search_url = stack.enter_context(local_services(recipe))
         where = context_of(recipe, options, teacher_url, search_url)
@@ -101,6 +108,23 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
                 console.print(f"report of what was made: {report}", highlight=False)
             raise error
         return report
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: report written, servers and workers stopped, nothing orphaned."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt("terminated")
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _quiet() -> dict[str, str]:

@@ -1,8 +1,10 @@
-"""Paid stages: one Prefect task per batch of rows, on Ray, so that the UI shows and retries batches, and the ledger keeps calls.
+"""Paid stages: one Prefect task per batch of rows, on Ray, so that the UI shows and retries batches, and the ledger
+keeps calls.
 
-A batch is named after its content. Its task finds the committed batch, or computes and commits it; a batch with failed rows is not
-committed and its task fails, after all its other calls were made and stored. The stage waits for all batches, counts, and only then ends:
-complete (merged into one artifact), or StageIncomplete with a table of what failed and what to do.
+A batch is named after its content. Its task finds the committed batch, or computes and commits it; a batch with failed
+rows is not committed and its task fails, after all its other calls were made and stored. The stage waits for all
+batches, counts, and only then ends: complete (merged into one artifact), or StageIncomplete with a table of what failed
+and what to do.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from prefect.states import State
 
 from agentflow.artifacts.batches import Batch
 from agentflow.artifacts.store import Store
-from agentflow.errors import StageIncomplete
+from agentflow.errors import BudgetExceeded, StageIncomplete, StoreError, UserError
 from agentflow.progress import Progress
 from agentflow.records import Outcomes, canonical_json, sha256_text
 from agentflow.report.markdown import safe_cell
@@ -57,7 +59,10 @@ def run_batches(
     submit: Submit,
     failure_budget: int,
 ) -> Outcomes:
-    """All outcomes of a paid stage. Raises StageIncomplete if more than `failure_budget` rows failed, or what stopped a batch."""
+    """All outcomes of a paid stage.
+
+    Raises StageIncomplete if more than `failure_budget` rows failed, or what stopped a batch.
+    """
     batches = split(rows, size)
     progress = Progress(where.progress(name), "rows")
     done: list[Batch | None] = [store.find_batch(stage, fingerprint, batch_key(batch)) for batch in batches]
@@ -77,9 +82,15 @@ def run_batches(
         progress.update(finished, len(rows))
     missing = [i for i, batch in enumerate(done) if batch is None]
     if missing:
-        failed = _report_failures(name, missing, batches, states)
+        errors = [_error_of(states[i]) for i in missing]
+        failed = _report_failures(name, missing, batches, errors)
+        for error in errors:
+            if isinstance(error, StoreError | UserError | BudgetExceeded):
+                raise error  # it says what to do; no other call would have gone better
         if sum(failed.values()) > failure_budget or any(reason == "crashed" for reason in failed):
-            raise StageIncomplete(_message(name, len(missing), len(batches), failed), stage=stage, failed=dict(failed))
+            cause = next(filter(None, (getattr(error, "cause", str(error)) for error in errors)), "")
+            message = _message(name, len(missing), len(batches), failed, cause)
+            raise StageIncomplete(message, stage=stage, failed=dict(failed), cause=cause)
         for i in missing:  # within the budget: commit them with their failures; only those calls are made once more
             submit(
                 f"{name} {i + 1}/{len(batches)} (accepting failures)", batch_key(batches[i]), batches[i], True
@@ -101,16 +112,13 @@ def merge(parts: Sequence[Outcomes]) -> Outcomes:
 
 
 def _report_failures(
-    name: str, missing: list[int], batches: list[list[dict[str, Any]]], states: dict[int, State[Any]]
+    name: str, missing: list[int], batches: list[list[dict[str, Any]]], errors: list[BaseException]
 ) -> Counter[str]:
     """Count failed rows by reason and leave a table (batch, reason, rows, suggested action) in Prefect's UI."""
     failed: Counter[str] = Counter()
     table = []
-    for i in missing:
-        error = _error_of(states[i])
-        reasons = (
-            error.failed if isinstance(error, StageIncomplete) else {getattr(error, "kind", "crashed"): len(batches[i])}
-        )
+    for i, error in zip(missing, errors, strict=True):
+        reasons = error.failed if isinstance(error, StageIncomplete) else {_kind(error): len(batches[i])}
         failed.update(reasons)
         action = ACTIONS.get(next(iter(reasons)), "Retry: only the missing calls are made")
         cells = {"batch": f"{name} {i + 1}/{len(batches)}", "reason": ", ".join(reasons), "rows": sum(reasons.values())}
@@ -121,22 +129,32 @@ def _report_failures(
     return failed
 
 
+def _kind(error: BaseException) -> str:
+    """The stable word for what ended a whole batch."""
+    families = {BudgetExceeded: "budget", StoreError: "store", UserError: "configuration"}
+    named = (word for family, word in families.items() if isinstance(error, family))
+    return next(named, str(getattr(error, "kind", "crashed")))
+
+
 def _error_of(state: State[Any]) -> BaseException:
     result = state.result(raise_on_failure=False)
     return result if isinstance(result, BaseException) else RuntimeError(state.message or str(state.type))
 
 
-def _message(name: str, missing: int, total: int, failed: Counter[str]) -> str:
+def _message(name: str, missing: int, total: int, failed: Counter[str], cause: str) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
     return (
-        f"{name}: {missing} of {total} batches failed ({reasons}). The others are kept, and so is every paid answer; "
-        "run again or press Retry: only the missing calls are made."
+        f"{name}: {missing} of {total} batches failed ({reasons}; for example {cause[:500]}). The others are kept, and "
+        "so is every paid answer; run again or press Retry: only the missing calls are made."
     )
 
 
 def commit(
     store: Store, stage: str, fingerprint: str, key: str, outcomes: Outcomes, schema: pa.Schema, allow_failed: bool
 ) -> dict[str, Any]:
-    """Commit one batch inside its task; raises StageIncomplete if rows failed. Returns what Prefect may keep as the task's result."""
+    """Commit one batch inside its task; raises StageIncomplete if rows failed.
+
+    Returns what Prefect may keep as the task's result.
+    """
     batch = store.commit_batch(stage, fingerprint, key, outcomes, schema, allow_failed=allow_failed)
     return {"batch": batch.key, "rows": batch.manifest.n_rows, "digest": batch.manifest.digest}

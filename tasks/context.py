@@ -1,4 +1,7 @@
-"""Where a run happens: folders, addresses, cores. Never part of a fingerprint; plain data, so it travels to Ray workers."""
+"""Where a run happens: folders, addresses, cores.
+
+Never part of a fingerprint; plain data, so it travels to Ray workers.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _score_all(
     by_id = {row["id"]: row for row in rows}
     options = {"num_cpus": where.loss_filter.cpus, "num_gpus": where.loss_filter.gpus}
     actors = [
-        ScoringActor.options(**options).remote(str(base.artifact.path), config)
+        ScoringActor.options(**options).remote(str(base.artifact.path), config)  # type: ignore[attr-defined]
         for _ in range(where.loss_filter.workers)
     ]
     progress = Progress(where.progress("loss_filter"), "rows")

@@ -1,6 +1,7 @@
 """Make an artifact once: find it, or compute it under its lock, and show it in Prefect's UI.
 
-Every stage goes through `make`; whether anything is computed is decided by the manifest alone, never by Prefect's own results.
+Every stage goes through `make`; whether anything is computed is decided by the manifest alone, never by Prefect's own
+results.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ collected: ContextVar[dict[str, Made] | None] = ContextVar("collected", default=
 
 
 def make(name: str, identity: Identity, where: RunContext, compute: Callable[[Store], Artifact]) -> Made:
-    """The artifact of `identity`, computed only if it is not there whole. Two runs that want it at once compute it once."""
+    """The artifact of `identity`, computed only if it is not there whole.
+
+    Two runs that want it at once compute it once.
+    """
     log = get_run_logger()
     store = where.store()
     started = time.monotonic()

@@ -1,4 +1,6 @@
-"""sft, cold_start and grpo under Ray Train: the job goes to the workers as JSON, the filled folder becomes the artifact."""
+"""sft, cold_start and grpo under Ray Train: the job goes to the workers as JSON, the filled folder becomes the
+artifact.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,7 @@ def _scratch(where: RunContext, identity: Identity) -> Path:
 
 
 def _commit(store: Store, identity: Identity, where: RunContext, out: Path, summary: TrainingSummary) -> Artifact:
-    """Publish the attempt's adapter, summary and further files; its working files (optimiser, event files) stay behind."""
+    """Publish the attempt's adapter, summary and further files; working files (optimiser, events) stay behind."""
     dropped: dict[str, int] = {}
     for reject in summary.rejects:
         dropped[reject["reason"]] = dropped.get(reject["reason"], 0) + 1

@@ -84,10 +84,13 @@ def write_batch(
     counts = Counts.of(outcomes)
     counts.check(outcomes.keys_in)
     if counts.failed and not allow_failed:
+        cause = next(f"{reject.key}: {reject.detail}" for reject in outcomes.rejects if reject.status == "failed")
         raise StageIncomplete(
-            f"stage {stage!r}, batch {key!r}: failed keys {counts.failed}; it is not committed, run again to ask them",
+            f"stage {stage!r}, batch {key!r}: failed keys {counts.failed}, for example {cause}; it is not committed,"
+            " run again to ask them",
             stage=stage,
             failed=counts.failed,
+            cause=cause,
         )
     table, digest = build_table(stage, outcomes.rows, schema)
     unique = uuid.uuid4().hex

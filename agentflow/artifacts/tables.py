@@ -86,7 +86,8 @@ def split_bad_rows(rows: Sequence[Row], schema: pa.Schema) -> tuple[list[Row], l
 def table_digest(table: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema) -> str:
     """Hex sha256 of the schema hash and of the canonical JSON of all rows in order of their ids.
 
-    Independent of row order, chunks, files and metadata. Needs about 150 bytes of memory a row.
+    Independent of row order, chunks, files, metadata and of when a stored answer was fetched (`as_of` in segments).
+    Needs about 150 bytes of memory a row.
     """
     digest = _Digest(schema)
     batches = table.to_batches(max_chunksize=CHUNK_ROWS) if isinstance(table, pa.Table) else table
@@ -138,10 +139,17 @@ class _Digest:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema_hash = schema_hash(schema)
+        self._has_segments = "segments" in schema.names and schema.field("segments").type == pa.list_(schemas.SEGMENT)
         self._rows: list[tuple[bytes, bytes]] = []
 
     def add(self, rows: Iterable[Row]) -> None:
-        self._rows += ((row["id"].encode(), row_hash(row)) for row in rows)
+        self._rows += ((row["id"].encode(), row_hash(self._timeless(row))) for row in rows)
+
+    def _timeless(self, row: Row) -> Row:
+        """`row` without the instants at which its calls were answered: asked an hour later, the content is the same."""
+        if not self._has_segments or not row["segments"]:
+            return row
+        return {**row, "segments": [segment and {**segment, "as_of": None} for segment in row["segments"]]}
 
     def hexdigest(self) -> str:
         digest = hashlib.sha256(self._schema_hash.encode())

@@ -68,7 +68,7 @@ class SearchConfig(Frozen):
     # Only for topic "news": how many days back.
     api_key_env: Annotated[str, Where()] = "TAVILY_API_KEY"
     usd_per_credit: Annotated[float, Where()] = Field(default=0.008, ge=0)
-    # Tavily's pay-as-you-go price.
+    # Tavily's pay-as-you-go price. The stand-in costs nothing unless a price is set on purpose.
     timeout_s: Annotated[float, Where()] = Field(default=60, gt=0, le=120)
     # tavily-python allows no more than 120.
     max_attempts: Annotated[int, Where()] = Field(default=5, ge=1)
@@ -181,7 +181,8 @@ class SearchClient:
 
     def _cost(self) -> Cost:
         credits = _CREDITS[self.config.depth]
-        return Cost(credits=credits, usd=credits * self.config.usd_per_credit)
+        stand_in = self.config.base_url is None and "usd_per_credit" not in self.config.model_fields_set
+        return Cost(credits=credits, usd=0.0 if stand_in else credits * self.config.usd_per_credit)
 
     async def _send(self, request: dict[str, Any]) -> Answer | Refusal:
         outcome = await self._send_once(request)

@@ -1,1 +1,4 @@
-"""Language models: loading, generation with tools in the loop, loss scoring. The only place beside training that loads torch."""
+"""Language models: loading, generation with tools in the loop, loss scoring.
+
+The only place beside training that loads torch.
+"""

@@ -10,7 +10,8 @@ from agentflow.access import Access
 from agentflow.models.generate import RolloutEngine, ToolRunner
 from agentflow.models.loading import load_model, load_tokenizer
 from agentflow.records import Rollout
-from agentflow.stages.evaluate import EvaluateConfig, prompt_of
+from agentflow.rendering import prompt_turn
+from agentflow.stages.evaluate import EvaluateConfig, prompt_head_of
 from agentflow.toolset import syntax_for
 
 
@@ -27,7 +28,8 @@ def answer_questions(
     """One rollout per row, in order. `on_batch(done)` is told how many rows are finished."""
     model, tokenizer = load_model(base, adapter=adapter, merge=True), load_tokenizer(base)
     syntax = syntax_for(config.prompt.syntax)
-    prompts = [prompt_of(row, config) for row in rows]
+    head = prompt_head_of(config)
+    prompts = [prompt_turn(row["question"], config.prompt) for row in rows]
     # Neighbours in a batch should take equally long: same kind of question, similar length.
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["kind"], len(prompts[i]), rows[i]["id"]))
     rollouts: dict[int, Rollout] = {}
@@ -36,7 +38,9 @@ def answer_questions(
         engine = RolloutEngine(model, tokenizer, syntax, tools, config.generation)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            rollouts.update(zip(batch, engine.run([prompts[i] for i in batch], batch_size=batch_size), strict=True))
+            rollouts.update(
+                zip(batch, engine.run([prompts[i] for i in batch], head=head, batch_size=batch_size), strict=True)
+            )
             on_batch(len(rollouts))
 
     if config.style == "plain":

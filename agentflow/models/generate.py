@@ -1,11 +1,13 @@
 """The rollout engine: generation with tools really executed, used by evaluation and GRPO alike.
 
-In: prompts. Out: one `Rollout` each, token for token as sampled. The model writes until a call stands at the end of its text; the call runs
-in the background while the other rows go on; its result is then fed to that row one token a step (forced instead of sampled), so the
-key-value cache is kept and nothing is ever encoded twice. A row that waits for its tool feeds a masked pad token: a hole in its attention.
+In: prompts. Out: one `Rollout` each, token for token as sampled. The model writes until a call stands at the end of its
+text; the call runs in the background while the other rows go on; its result is then fed to that row one token a step
+(forced instead of sampled), so the key-value cache is kept and nothing is ever encoded twice. A row that waits for its
+tool feeds a masked pad token: a hole in its attention.
 
-All pending calls of a batch run concurrently. A row's samples depend only on its own seed, never on its neighbours' (one uniform number per token from
-the row's generator). A tool whose infrastructure failed ends its row with a typed failure: such a rollout is no sample.
+All pending calls of a batch run concurrently. A row's samples depend only on its own seed, never on its neighbours'
+(one uniform number per token from the row's generator). A tool whose infrastructure failed ends its row with a typed
+failure: such a rollout is no sample.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from agentflow.errors import ToolFailure
+from agentflow.models.heads import SharedHead
 from agentflow.models.settings import GenerationConfig
 from agentflow.records import Rollout, ToolCall, ToolResult
 from agentflow.syntax import Syntax
@@ -53,9 +55,17 @@ class ToolRunner:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
-            asyncio.run_coroutine_threadsafe(self._opened.__aexit__(kind, error, trace), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._close(kind, error, trace), self._loop).result()
         finally:
             self._stop()
+
+    async def _close(self, kind: Any, error: Any, trace: Any) -> None:
+        # Calls are still open here only if generation broke off; they must not outlive their clients.
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._opened.__aexit__(kind, error, trace)
 
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -91,7 +101,10 @@ class _Row:
 
 
 class RolloutEngine:
-    """Generates with one model, one syntax and one tool box. Greedy or sampled; batch composition never changes a row's tokens' seeds."""
+    """Generates with one model, one syntax and one tool box.
+
+    Greedy or sampled; batch composition never changes a row's tokens' seeds.
+    """
 
     def __init__(
         self, model: Any, tokenizer: Any, syntax: Syntax, tools: ToolRunner | None, config: GenerationConfig
@@ -100,8 +113,13 @@ class RolloutEngine:
         self._pad = tokenizer.pad_token_id
         self._ends = {tokenizer.eos_token_id}
 
-    def run(self, prompts: Sequence[str], *, seeds: Sequence[int] | None = None, batch_size: int = 32) -> list[Rollout]:
-        """Rollouts in the order of `prompts`. Rows of similar prompt length share a batch, since a batch is as slow as its longest."""
+    def run(
+        self, prompts: Sequence[str], *, head: str = "", seeds: Sequence[int] | None = None, batch_size: int = 32
+    ) -> list[Rollout]:
+        """Rollouts in the order of `prompts`; `head` stands before each of them and is encoded once.
+
+        Rows of similar prompt length share a batch, since a batch is as slow as its longest.
+        """
         rows = [
             _Row(i, self.tokenizer(prompt, add_special_tokens=False)["input_ids"], self._generator(seeds, i))
             for i, prompt in enumerate(prompts)
@@ -110,11 +128,12 @@ class RolloutEngine:
         training = self.model.training
         self.model.eval()
         try:
+            shared = SharedHead(self.model, self.tokenizer, head)
             for start in range(0, len(ordered), batch_size):
-                self._run_batch(ordered[start : start + batch_size])
+                self._run_batch(ordered[start : start + batch_size], shared)
         finally:
             self.model.train(training)
-        return [self._rollout(row) for row in rows]
+        return [self._rollout(row, shared) for row in rows]
 
     def _generator(self, seeds: Sequence[int] | None, index: int) -> torch.Generator | None:
         if self.config.temperature == 0:
@@ -123,7 +142,7 @@ class RolloutEngine:
 
     # ------------------------------------------------------------------ one batch
     @torch.inference_mode()
-    def _run_batch(self, rows: list[_Row]) -> None:
+    def _run_batch(self, rows: list[_Row], head: SharedHead) -> None:
         longest = max(len(row.prompt_ids) for row in rows)
         device = self.model.device
         ids = torch.full((len(rows), longest), self._pad, device=device)
@@ -131,8 +150,9 @@ class RolloutEngine:
         for r, row in enumerate(rows):
             ids[r, longest - len(row.prompt_ids) :] = torch.tensor(row.prompt_ids)
             mask[r, longest - len(row.prompt_ids) :] = 1
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
+        mask = torch.cat([torch.ones((len(rows), len(head.ids)), dtype=torch.long, device=device), mask], dim=1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, len(head.ids) :]
+        cache = head.cache(len(rows))
         active = rows
         while True:
             logits = self.model(
@@ -189,15 +209,16 @@ class RolloutEngine:
         if token in self._ends:
             row.done = row.finished = True
             return
+        row.done = len(row.completion_ids) >= self.config.max_new_tokens
         call = self.syntax.pending_call(self.tokenizer.decode(row.completion_ids[row.unread :])) if self.tools else None
-        if call is not None:
-            row.calls.append(call)
-            if len(row.calls) > self.config.max_calls:
-                row.done = True
-                return
+        if call is None:
+            return
+        row.calls.append(call)
+        # Where the row ends, its last call is not run: nobody would read the result.
+        row.done = row.done or len(row.calls) > self.config.max_calls
+        if not row.done:
             assert self.tools is not None
             row.waiting = self.tools.submit(call)
-        row.done = row.done or len(row.completion_ids) >= self.config.max_new_tokens
 
     def _collect(self, rows: list[_Row]) -> None:
         """Turn finished calls into forced tokens. Blocks only if no row could do anything else."""
@@ -221,6 +242,7 @@ class RolloutEngine:
             )
 
     def _inject(self, row: _Row, result_ids: list[int]) -> None:
+        result_ids = result_ids[: self.config.max_new_tokens - len(row.completion_ids)]
         row.completion_ids += result_ids
         row.model_written += [0] * len(result_ids)
         row.logprobs += [0.0] * len(result_ids)
@@ -238,9 +260,9 @@ class RolloutEngine:
         device = self.model.device
         return torch.tensor(tokens, device=device).unsqueeze(1), torch.tensor(counts, device=device).unsqueeze(1)
 
-    def _rollout(self, row: _Row) -> Rollout:
+    def _rollout(self, row: _Row, head: SharedHead) -> Rollout:
         return Rollout(
-            prompt_ids=row.prompt_ids,
+            prompt_ids=head.ids + row.prompt_ids,
             completion_ids=row.completion_ids,
             model_written=row.model_written,
             logprobs=row.logprobs,

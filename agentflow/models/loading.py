@@ -1,7 +1,7 @@
-"""From a model source to a folder of safetensors and a tokenizer (once, as the first artifact), and from that folder to a model.
+"""From a model source to a folder of safetensors and a tokenizer, and from that folder to a model.
 
-`convert` writes the base model artifact; `load_model` / `load_tokenizer` read it and, if asked, put a LoRA adapter on it.
-Never executes code that comes with a model: `trust_remote_code` is False and no configuration can change that.
+`convert` writes the base model artifact; `load_model` / `load_tokenizer` read it and, if asked, put a LoRA adapter on
+it. Never executes code that comes with a model: `trust_remote_code` is False and no configuration can change that.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def _from_gguf(source: PackagedGguf) -> tuple[PreTrainedModel, Any]:
     path = source.location()
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    # The loaded model keeps a GGUF quantisation mark and refuses save_pretrained: carry the weights over into a plain one.
+    # The loaded model keeps a GGUF quantisation mark and refuses save_pretrained: carry the weights into a plain one.
     settings = {
         k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")
     }
     plain = LlamaForCausalLM(LlamaConfig(**settings))
     plain.load_state_dict(quantised.state_dict())
-    return plain.to(torch.float32), tokenizer
+    return plain, tokenizer
 
 
 def _tiny(source: TinyModel) -> tuple[PreTrainedModel, Any]:
@@ -70,7 +70,7 @@ def _tiny(source: TinyModel) -> tuple[PreTrainedModel, Any]:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config).to(torch.float32), tokenizer
+    return LlamaForCausalLM(config), tokenizer
 
 
 def _tiny_tokenizer(vocab: int) -> PreTrainedTokenizerFast:
@@ -128,11 +128,11 @@ def load_model(
 ) -> Any:
     """The model of a base model artifact, optionally with a LoRA adapter.
 
-    trainable: the adapter's weights take gradients. merge: the adapter is folded into the weights, which is faster to generate with.
-    Raises InputError if the adapter does not fit the base.
+    trainable: the adapter's weights take gradients. merge: the adapter is folded into the weights, which is faster to
+    generate with. Raises InputError if the adapter does not fit the base.
     """
     name, revision = resolve(folder)
-    model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype, trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype, trust_remote_code=False)
     if adapter is None:
         return model
     try:

@@ -1,29 +1,29 @@
 """Loss scoring: how much easier do calls make the rest of a trace? Feeds the loss filter (paper A, METHODS A.4).
 
-L = mean negative log-likelihood (nats a token) over the tokens common to both arms after the first inserted call: the rest of the
-reasoning and the answer. Call and result tokens are context only. Both arms cut the text at the same places (mask's rule), so their common tokens are
-identical by construction, and that is asserted.
+L = mean negative log-likelihood (nats a token) over the tokens common to both arms after the first inserted call: the
+rest of the reasoning and the answer. Call and result tokens are context only. Both arms cut the text at the same places
+(mask's rule), so their common tokens are identical by construction, and that is asserted.
 
 Only the common positions go through the output layer: the full [tokens, vocabulary] tensor never exists.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from agentflow.mask import encode
+from agentflow.models.heads import SharedHead
 from agentflow.models.loading import tokenize_with
 from agentflow.records import Span
 
 DECIMALS = 4
-# Losses are rounded to 1e-4 nats, and a difference below that is a tie: the same decision on any batch composition or thread count (P5).
+# Losses are rounded to 1e-4 nats, and a difference below that is a tie: the same decision on any batch composition or
+# thread count (P5).
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ class Loss:
 
 
 def make_pair(row_id: str, prompt: str, spans: Sequence[Span], tokenizer: Any) -> Pair:
-    """Both arms of a trace. `spans` are the completion's, with calls; the plain arm is the same without call and result spans."""
+    """Both arms of a trace.
+
+    `spans` are the completion's, with calls; the plain arm is the same without call and result spans.
+    """
     tokenize = tokenize_with(tokenizer)
     head = Span("prompt", prompt)
     called = encode([head, *spans], tokenize)
@@ -79,7 +82,8 @@ def make_pair(row_id: str, prompt: str, spans: Sequence[Span], tokenizer: Any) -
 def make_batches(pairs: Sequence[Pair], token_budget: int) -> list[list[Pair]]:
     """Batches of similar length, each at most `token_budget` padded tokens an arm (always at least one pair).
 
-    Composed from all pairs sorted by (length, id), before any sharding, so the batches do not depend on input order or on the number of workers.
+    Composed from all pairs sorted by (length, id), before any sharding, so the batches do not depend on input order or
+    on the number of workers.
     """
     batches: list[list[Pair]] = []
     for pair in sorted(pairs, key=lambda p: (p.length, p.id)):
@@ -91,21 +95,15 @@ def make_batches(pairs: Sequence[Pair], token_budget: int) -> list[list[Pair]]:
 
 
 class LossScorer:
-    """Scores pairs with one model. `shared_prefix` (worked examples) stands before every prompt and is computed once."""
+    """Scores pairs with one model.
+
+    `shared_prefix` (worked examples) stands before every prompt and is computed once.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, shared_prefix: str = "") -> None:
         self.model = model.eval()
-        ids = tokenizer(shared_prefix, add_special_tokens=False)["input_ids"] if shared_prefix else []
         self._pad = tokenizer.pad_token_id
-        self._prefix_length = len(ids)
-        self._prefix = self._encode_prefix(ids) if ids else None
-
-    @torch.inference_mode()
-    def _encode_prefix(self, ids: list[int]) -> DynamicCache:
-        cache = DynamicCache(config=self.model.config)
-        tokens = torch.tensor([ids], device=self.model.device)
-        self.model.get_decoder()(input_ids=tokens, past_key_values=cache, use_cache=True)
-        return cache
+        self._head = SharedHead(model, tokenizer, shared_prefix)
 
     def score(self, batch: Sequence[Pair]) -> list[Loss]:
         """Losses of a batch, in its order."""
@@ -123,13 +121,9 @@ class LossScorer:
         ids = torch.full((len(arms), longest), self._pad, device=device)
         for r, arm in enumerate(arms):
             ids[r, : len(arm.input_ids)] = torch.tensor(arm.input_ids)
-        cache = None
-        if self._prefix is not None:
-            cache = copy.deepcopy(self._prefix)
-            cache.batch_repeat_interleave(len(arms))
         # Padding stands on the right, where a causal model's earlier positions cannot see it: no mask is needed.
         hidden = self.model.get_decoder()(
-            input_ids=ids, past_key_values=cache, use_cache=cache is not None
+            input_ids=ids, past_key_values=self._head.cache(len(arms)), use_cache=True
         ).last_hidden_state
         rows = torch.tensor([r for r, arm in enumerate(arms) for _ in arm.common], device=device)
         positions = torch.tensor([p for arm in arms for p in arm.common], device=device)

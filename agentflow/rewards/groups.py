@@ -1,4 +1,8 @@
-"""Group-relative advantages (GRPO, DeepSeekMath eq. in sec. 4.1): A_i = (r_i - mean) / (std + 1e-4) over the samples of one prompt."""
+"""Group-relative advantages: rewards in, advantages out.
+
+A_i = (r_i - mean) / (std + 1e-4) over the samples of one prompt
+(GRPO: DeepSeekMath, section 4.1).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,12 @@ EPSILON = 1e-4
 
 
 def group_advantages(rewards: Sequence[float | None], size: int) -> list[float | None]:
-    """Advantages of consecutive groups of `size` rewards. None (a failed rollout) is in no mean and no std, and stays None.
+    """Advantages of consecutive groups of `size` rewards.
 
-    The std is the sample standard deviation (n - 1) of the rest, as in TRL; a group of equal rewards, or with fewer than two left, has
-    advantage 0. Raises ValueError if the rewards are not whole groups.
+    None (a failed rollout) is in no mean and no std, and stays None.
+
+    The std is the sample standard deviation (n - 1) of the rest, as in TRL; a group of equal rewards, or with fewer
+    than two left, has advantage 0. Raises ValueError if the rewards are not whole groups.
     """
     if size < 1 or len(rewards) % size:
         raise ValueError(f"{len(rewards)} rewards are not whole groups of {size}")

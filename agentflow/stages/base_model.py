@@ -1,4 +1,7 @@
-"""base_model: nothing -> model folder. The model to be tuned, as safetensors with its tokenizer (or a pointer to it)."""
+"""base_model: nothing -> model folder.
+
+The model to be tuned, as safetensors with its tokenizer (or a pointer to it).
+"""
 
 from __future__ import annotations
 

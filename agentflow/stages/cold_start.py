@@ -1,7 +1,10 @@
-"""cold_start: FILTERED + sft -> LoRA adapter. Goes on training the SFT adapter on fewer than 100 chosen reasoning samples (METHODS B).
+"""cold_start: FILTERED + sft -> LoRA adapter.
 
-The choice is deterministic and says why: verified (the answer was checked, its calls survived the loss filter), varied (one template after the
-other) and short (the shortest reasoning of each template first, since paper B rewards 14 to 100 words).
+Goes on training the SFT adapter on fewer than 100 chosen reasoning samples (METHODS B).
+
+The choice is deterministic and says why: verified (the answer was checked, its calls survived the loss filter), varied
+(one template after the other) and short (the shortest reasoning of each template first, since paper B rewards 14 to 100
+words).
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ def choose(rows: Sequence[dict[str, Any]], config: ColdStartConfig) -> list[dict
         for name, queue in zip(names, queues, strict=True):
             if place < len(queue) and len(chosen) < config.n_samples:
                 words, row_id = queue[place]
-                why = f"calls kept by the loss filter; number {place + 1} of {len(queue)} by length in {name!r} ({words} words)"
+                rank = f"number {place + 1} of {len(queue)} by length in {name!r} ({words} words)"
+                why = f"calls kept by the loss filter; {rank}"
                 chosen.append({"id": row_id, "template": name, "words": words, "why": why})
     return chosen

@@ -1,8 +1,10 @@
-"""evaluate: QUESTIONS + base_model (+ adapter) -> EVALUATIONS. Answers held-out questions with tools really executed while the model writes.
+"""evaluate: QUESTIONS + base_model (+ adapter) -> EVALUATIONS.
 
-Prompt styles: "trained" (the prompt of training, strict reading of <answer>), and for an untrained base model "tools" (the call syntax
-explained with worked examples) and "plain" (no tools), both read leniently; a report takes the better of the two as the base line.
-A row whose tool failed is failed: in no denominator.
+Answers held-out questions with tools really executed while the model writes.
+
+Prompt styles: "trained" (the prompt of training, strict reading of <answer>), and for an untrained base model "tools"
+(the call syntax explained with worked examples) and "plain" (no tools), both read leniently; a report takes the better
+of the two as the base line. A row whose tool failed is failed: in no denominator.
 """
 
 from __future__ import annotations
@@ -14,23 +16,25 @@ from pydantic import Field
 
 from agentflow.clients.search import SearchConfig
 from agentflow.config import Frozen
-from agentflow.examples import examples_text
+from agentflow.examples import examples_head
 from agentflow.metrics.answers import is_correct, lenient_correct, read_answer
 from agentflow.models.settings import GenerationConfig
 from agentflow.records import Outcomes, Rollout
-from agentflow.rendering import PromptConfig, parse_completion, prompt_text
+from agentflow.rendering import PromptConfig, parse_completion, prompt_head
 from agentflow.toolset import ToolsConfig, syntax_for
 
 PromptStyle = Literal["trained", "tools", "plain"]
 
 PLAIN_SYSTEM = "You are a careful assistant. Think step by step, then end with the final answer as: Answer: <answer>"
 TOOLS_SYSTEM = (
-    "Think step by step inside <think></think>. To calculate, write [Calculator(expression) -> and the result is filled in. To look up a fact, "
-    "write [Search(question) -> and the result is filled in. Then give the final answer as <answer>answer</answer>."
+    "Think step by step inside <think></think>. To calculate, write [Calculator(expression) -> and the result is "
+    "filled in. To look up a fact, write [Search(question) -> and the result is filled in. Then give the final answer "
+    "as <answer>answer</answer>."
 )
 TOOLS_SYSTEM_JSON = (
-    'Think step by step inside <think></think>. To use a tool, write <tool_call>{"name": "Calculator", "arguments": {"expression": "..."}}'
-    '</tool_call> or <tool_call>{"name": "Search", "arguments": {"query": "..."}}</tool_call>; the result is filled in. '
+    'Think step by step inside <think></think>. To use a tool, write <tool_call>{"name": "Calculator", "arguments": '
+    '{"expression": "..."}}</tool_call> or <tool_call>{"name": "Search", "arguments": {"query": "..."}}</tool_call>; '
+    "the result is filled in. "
     "Then give the final answer as <answer>answer</answer>."
 )
 
@@ -59,15 +63,14 @@ def chosen(rows: Sequence[dict[str, Any]], config: EvaluateConfig) -> list[dict[
     return picked
 
 
-def prompt_of(row: dict[str, Any], config: EvaluateConfig) -> str:
-    """The prompt of one question in the configured style."""
+def prompt_head_of(config: EvaluateConfig) -> str:
+    """What stands before every question in the configured style; encoded once."""
     if config.style == "trained":
-        return prompt_text(row["question"], config.prompt)
+        return prompt_head(config.prompt)
     if config.style == "plain":
-        return prompt_text(row["question"], config.prompt, system=PLAIN_SYSTEM)
+        return prompt_head(config.prompt, system=PLAIN_SYSTEM)
     system = TOOLS_SYSTEM if config.prompt.syntax == "compact" else TOOLS_SYSTEM_JSON
-    examples = examples_text(2, config.prompt, syntax_for(config.prompt.syntax), system=system)
-    return examples + prompt_text(row["question"], config.prompt, system=system)
+    return examples_head(2, config.prompt, syntax_for(config.prompt.syntax), system=system)
 
 
 def judge(rows: Sequence[dict[str, Any]], rollouts: Sequence[Rollout], config: EvaluateConfig) -> Outcomes:

@@ -1,6 +1,9 @@
-"""grpo: QUESTIONS + cold_start -> LoRA adapter + rollouts. Group-relative policy optimisation with real tools (METHODS B).
+"""grpo: QUESTIONS + cold_start -> LoRA adapter + rollouts.
 
-A_i = (r_i - mean) / std over the samples of one question; clipped ratio; beta 0. Reward: paper B's composite (rewards.composite).
+Group-relative policy optimisation with real tools (METHODS B).
+
+A_i = (r_i - mean) / std over the samples of one question; clipped ratio; beta 0. Reward: paper B's composite
+(rewards.composite).
 """
 
 from __future__ import annotations
@@ -56,7 +59,10 @@ class GrpoConfig(Frozen):
 
 
 def choose_prompts(rows: Sequence[dict[str, Any]], config: GrpoConfig, workers: int) -> list[dict[str, Any]]:
-    """The training questions of a run, in the order they are used: shuffled by a hash of seed and id, repeated if too few."""
+    """The training questions of a run, in the order they are used.
+
+    Shuffled by a hash of seed and id, repeated if too few. Raises InputError if none is of the wanted kinds.
+    """
     wanted = [row for row in rows if row["split"] == "train" and (not config.kinds or row["kind"] in config.kinds)]
     if not wanted:
         raise InputError(

@@ -1,6 +1,9 @@
-"""loss_filter: TOOL_TRACES + base_model -> FILTERED. Keeps calls only where they make the rest easier to predict (METHODS A.4).
+"""loss_filter: TOOL_TRACES + base_model -> FILTERED.
 
-Paper A's rule: keep (x, r, a) iff L(x, r, a) < L(x, r), strict; a losing sample stays, without its calls. `losers="drop"` leaves it out.
+Keeps calls only where they make the rest easier to predict (METHODS A.4).
+
+Paper A's rule: keep (x, r, a) iff L(x, r, a) < L(x, r), strict; a losing sample stays, without its calls.
+`losers="drop"` leaves it out.
 
     loss_plain 2.1034, loss_with 1.4410, delta 0.6624  ->  decision "kept"
 """
@@ -14,10 +17,10 @@ from typing import Any, Literal, Protocol
 from pydantic import Field
 
 from agentflow.config import Frozen
-from agentflow.examples import examples_text
+from agentflow.examples import examples_head
 from agentflow.insertion.splice import without_calls
 from agentflow.records import Outcomes, Reject, Segment
-from agentflow.rendering import PromptConfig, completion_spans, prompt_text
+from agentflow.rendering import PromptConfig, completion_spans, prompt_turn
 from agentflow.toolset import syntax_for
 
 
@@ -30,7 +33,8 @@ class LossFilterConfig(Frozen):
     losers: Literal["keep_without_calls", "drop"] = "keep_without_calls"
     # Paper A keeps them without calls.
     n_examples: int = Field(2, ge=0, le=2)
-    # Worked examples before the question, the same in both arms: a model that has never seen the syntax rejects useful calls.
+    # Worked examples before the question, the same in both arms: without them a model that has never seen the syntax
+    # rejects useful calls.
     token_budget: int = Field(4096, ge=64)
     # Padded tokens of one forward pass.
 
@@ -38,20 +42,25 @@ class LossFilterConfig(Frozen):
 class Scores(Protocol):
     """What a scorer says about one row (models.scoring.Loss)."""
 
-    plain: float
-    called: float
-    n_common: int
+    @property
+    def plain(self) -> float: ...
+
+    @property
+    def called(self) -> float: ...
+
+    @property
+    def n_common(self) -> int: ...
 
 
 def shared_prefix(config: LossFilterConfig) -> str:
     """What stands before every prompt, the same in both arms; computed once by the scorer."""
-    return examples_text(config.n_examples, config.prompt, syntax_for(config.prompt.syntax))
+    return examples_head(config.n_examples, config.prompt, syntax_for(config.prompt.syntax))
 
 
 def scorer_input(row: dict[str, Any], config: LossFilterConfig) -> tuple[str, list[Any]]:
-    """Prompt text and completion spans (with calls) of a row that has calls."""
+    """The row's own part of the prompt and its completion spans (with calls), for a row that has calls."""
     segments = [Segment.from_row(segment) for segment in row["segments"]]
-    return prompt_text(row["question"], config.prompt), completion_spans(
+    return prompt_turn(row["question"], config.prompt), completion_spans(
         segments, row["answer"], syntax_for(config.prompt.syntax)
     )
 

@@ -16,5 +16,8 @@ class QuestionsConfig(Frozen):
 
 
 def questions(config: QuestionsConfig) -> Outcomes:
-    """All questions of the source, with their split. Bad lines are quarantined alone; raises InputError for missing files."""
+    """All questions of the source, with their split.
+
+    Bad lines are quarantined alone; raises InputError for missing files.
+    """
     return load_questions(config.source)

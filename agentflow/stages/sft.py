@@ -1,4 +1,7 @@
-"""sft: FILTERED + base_model -> LoRA adapter. Supervised fine-tuning on reasoning with calls; tool results carry no loss (METHODS A.5)."""
+"""sft: FILTERED + base_model -> LoRA adapter.
+
+Supervised fine-tuning on reasoning with calls; tool results carry no loss (METHODS A.5).
+"""
 
 from __future__ import annotations
 

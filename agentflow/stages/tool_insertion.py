@@ -1,14 +1,16 @@
-"""tool_insertion: TRACES -> TOOL_TRACES. Splices tool calls into the reasoning, before the text that needs their results (METHODS A.3).
+"""tool_insertion: TRACES -> TOOL_TRACES.
 
-Two strategies behind one function: `equations` (calculator calls before the results of equations) and `lookups` (the teacher marks where a
-fact is needed and writes the query; the search runs). Removing the calls gives back the reasoning byte for byte.
+Splices tool calls into the reasoning, before the text that needs their results (METHODS A.3).
+
+Two strategies behind one function: `equations` (calculator calls before the results of equations) and `lookups` (the
+teacher marks where a fact is needed and writes the query; the search runs). Removing the calls gives back the reasoning
+byte for byte.
 
     "In May she sold 48/2 = 24 clips."  ->  "In May she sold 48/2 =" [Calculator(48/2) -> 24] " 24 clips."
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -17,7 +19,7 @@ from pydantic import Field
 from agentflow.clients.search import SearchConfig
 from agentflow.clients.teacher import TeacherClient, TeacherConfig
 from agentflow.config import Frozen, Where
-from agentflow.errors import ServiceFailure, ToolFailure
+from agentflow.errors import MalformedAnswer, ServiceFailure, ToolFailure
 from agentflow.insertion.equations import find_equations
 from agentflow.insertion.lookups import question_message, read_lookups, response_format
 from agentflow.insertion.splice import Insertion, splice
@@ -26,10 +28,11 @@ from agentflow.rendering import PromptConfig
 from agentflow.syntax import Syntax
 from agentflow.tools.contract import ToolBox
 from agentflow.toolset import ToolsConfig, syntax_for
+from agentflow.waiting import all_settled
 
 LOOKUP_SYSTEM = (
-    "You get a question and the numbered sentences of a solution as JSON. Say before which sentences a fact has to be looked up, and with "
-    'which search query. Answer as JSON: {"lookups": [{"sentence": <index>, "query": <text>}]}'
+    "You get a question and the numbered sentences of a solution as JSON. Say before which sentences a fact has to be "
+    'looked up, and with which search query. Answer as JSON: {"lookups": [{"sentence": <index>, "query": <text>}]}'
 )
 
 
@@ -56,8 +59,11 @@ class ToolInsertionConfig(Frozen):
 async def insert_batch(
     rows: Sequence[dict[str, Any]], config: ToolInsertionConfig, teacher: TeacherClient | None, toolbox: ToolBox
 ) -> Outcomes:
-    """Insert calls into `rows`; a row that needs none stays as it is. `teacher` may be None where no lookups are marked."""
-    results = await asyncio.gather(*(_insert(row, config, teacher, toolbox) for row in rows))
+    """Insert calls into `rows`; a row that needs none stays as it is.
+
+    `teacher` may be None where no lookups are marked.
+    """
+    results = await all_settled(_insert(row, config, teacher, toolbox) for row in rows)
     kept = [result for result in results if isinstance(result, dict)]
     rejects = [result for result in results if isinstance(result, Reject)]
     return Outcomes(kept, rejects, len(rows), len(kept))
@@ -76,7 +82,10 @@ async def _insert(
         planned += [(e.insert_at, ToolCall("Calculator", {"expression": e.expression})) for e in equations if e.agrees]
     try:
         if wants_lookups(row, config) and teacher is not None:
-            planned += await _lookups(row, teacher, config)
+            lookups = await _lookups(row, teacher, config)
+            if isinstance(lookups, Reject):
+                return lookups
+            planned += lookups
         insertions = await _run(planned, config, toolbox)
     except ServiceFailure as failure:
         if failure.stops_run:
@@ -97,11 +106,15 @@ def wants_lookups(row: dict[str, Any], config: ToolInsertionConfig) -> bool:
 
 async def _lookups(
     row: dict[str, Any], teacher: TeacherClient, config: ToolInsertionConfig
-) -> list[tuple[int, ToolCall]]:
+) -> list[tuple[int, ToolCall]] | Reject:
     content = question_message(row["question"], row["reasoning"])
     messages = [{"role": "system", "content": LOOKUP_SYSTEM}, {"role": "user", "content": content}]
     answer = await teacher.complete(messages, response_format=response_format())
-    lookups = read_lookups(answer.content, row["reasoning"], max_lookups=config.max_calls)
+    try:
+        lookups = read_lookups(answer.content, row["reasoning"], max_lookups=config.max_calls)
+    except MalformedAnswer as error:
+        # Paid and stored: asking again would get the same answer from the ledger.
+        return Reject(row["id"], "quarantined", "malformed_lookups", str(error), row)
     return [(lookup.at, ToolCall("Search", {"query": lookup.query})) for lookup in lookups]
 
 
@@ -111,7 +124,7 @@ async def _run(planned: list[tuple[int, ToolCall]], config: ToolInsertionConfig,
     writable = [(at, call) for at, call in sorted(planned, key=lambda p: p[0]) if syntax.representable(call)][
         : config.max_calls
     ]
-    results = await asyncio.gather(*(toolbox.run(call) for _, call in writable))
+    results = await all_settled(toolbox.run(call) for _, call in writable)
     return [
         Insertion(at, call, result)
         for (at, call), result in zip(writable, results, strict=True)

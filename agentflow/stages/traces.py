@@ -1,13 +1,16 @@
-"""traces: QUESTIONS -> TRACES. A teacher reasons about every training question; wrong answers are rejected (METHODS A.2).
+"""traces: QUESTIONS -> TRACES.
 
-Only rows of split "train" come in. With `origin="recorded"` the data set's own solution is the trace and nothing is asked.
+A teacher reasons about every training question; wrong answers are rejected (METHODS A.2).
 
-    question "Mia has 48 clips ..."  ->  reasoning "In May she sold 48/2 = 24 clips. ...", response "Answer: 72", predicted "72"
+Only rows of split "train" come in. With `origin="recorded"` the data set's own solution is the trace and nothing is
+asked.
+
+    question "Mia has 48 clips ..."
+    ->  reasoning "In May she sold 48/2 = 24 clips. ...", response "Answer: 72", predicted "72"
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -18,6 +21,7 @@ from agentflow.config import Frozen, Where
 from agentflow.errors import ServiceFailure
 from agentflow.metrics.answers import is_correct, read_answer
 from agentflow.records import Outcomes, Reject
+from agentflow.waiting import all_settled
 
 SYSTEM = (
     "Reason step by step. Write every calculation as an equation, such as 48/2 = 24. "
@@ -54,8 +58,11 @@ def recorded_traces(rows: Sequence[dict[str, Any]]) -> Outcomes:
 
 
 async def trace_batch(rows: Sequence[dict[str, Any]], config: TracesConfig, teacher: TeacherClient) -> Outcomes:
-    """Ask the teacher about `rows`. Failures of single calls are rejects; what stops the run (budget, key, quota) is raised."""
-    results = await asyncio.gather(*(_question(row, config, teacher) for row in rows))
+    """Ask the teacher about `rows`.
+
+    Failures of single calls are rejects; what stops the run (budget, key, quota) is raised.
+    """
+    results = await all_settled(_question(row, config, teacher) for row in rows)
     kept = [trace for traces, _ in results for trace in traces]
     rejects = [reject for _, reject in results if reject is not None]
     return Outcomes(kept, rejects, len(rows), len(rows) - len(rejects))
@@ -73,7 +80,8 @@ async def _question(
         except ServiceFailure as failure:
             if failure.stops_run:
                 raise
-            # What the same request would meet again is the row's own fault; the rest is infrastructure and can be retried.
+            # What the same request would meet again is the row's own fault; the rest is infrastructure and can be
+            # retried.
             status: Literal["failed", "quarantined"] = "failed" if failure.retryable else "quarantined"
             return [], Reject(row["id"], status, failure.kind, str(failure), row)
         predicted = read_answer(answer.content, row["answer_type"])

@@ -1,1 +1,4 @@
-"""Training through TRL: supervised fine-tuning (sft, cold start) and GRPO. Heavy libraries load in `supervised` and `policy` only."""
+"""Training through TRL: supervised fine-tuning (sft, cold start) and GRPO.
+
+Heavy libraries load in `supervised` and `policy` only.
+"""

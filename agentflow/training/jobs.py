@@ -1,7 +1,8 @@
-"""What a training worker is told, as JSON-able data: it crosses process borders (Ray Train, torchrun) as plain text, never as pickle of ours.
+"""What a training worker is told, as JSON-able data: it crosses process borders (Ray Train, torchrun) as plain text,
+never as pickle of ours.
 
-A job names folders on a file system that all workers see. The worker of rank 0 fills `out`; `summary.json` in it says what was
-done: rows in, rejects, the log history. The stage commits `out` as the artifact.
+A job names folders on a file system that all workers see. The worker of rank 0 fills `out`; `summary.json` in it says
+what was done: rows in, rejects, the log history. The stage commits `out` as the artifact.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """GRPO: prompts in, a LoRA adapter and all rollouts out, through TRL's GRPOTrainer with our rollout engine.
 
-TRL asks `rollout_func` for completions; the engine runs them with real tools, token for token, and says which tokens the policy wrote
-(`env_mask`): injected results carry no loss. A rollout whose tool failed gets no reward at all (None in every part), so TRL leaves it out of its group's
-mean and std, and an all-zero mask keeps it out of the loss.
+TRL asks `rollout_func` for completions; the engine runs them with real tools, token for token, and says which tokens
+the policy wrote (`env_mask`): injected results carry no loss. A rollout whose tool failed gets no reward at all (None
+in every part), so TRL leaves it out of its group's mean and std, and an all-zero mask keeps it out of the loss.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """SFT and cold start: encoded rows in, a LoRA adapter out, through TRL's SFTTrainer.
 
-Rows are encoded by our one mask function into `input_ids` and `labels`, which TRL takes as they are: it masks and cuts nothing.
-Runs plain, under torchrun and under Ray Train alike (`train_supervised(job)` in every worker).
+Rows are encoded by our one mask function into `input_ids` and `labels`, which TRL takes as they are: it masks and cuts
+nothing. Runs plain, under torchrun and under Ray Train alike (`train_supervised(job)` in every worker).
 """
 
 from __future__ import annotations
@@ -89,7 +89,10 @@ def trainable_model(base: Path, adapter: Path | None, settings: SupervisedSettin
 
 
 def common_arguments(optimiser: OptimiserSettings, out: Path) -> dict[str, Any]:
-    """Arguments of `transformers.TrainingArguments` that SFT and GRPO share. On CPU training is fp32: bf16 is emulated there and slow."""
+    """Arguments of `transformers.TrainingArguments` that SFT and GRPO share.
+
+    On CPU training is fp32: bf16 is emulated there and slow.
+    """
     gpu = torch.cuda.is_available()
     return {
         "output_dir": str(out / "trainer"),
@@ -115,10 +118,11 @@ LENGTH_BUCKET = 16
 
 
 def training_order(lengths: Sequence[int], per_step: int, steps: int, seed: int) -> list[int]:
-    """Row indices in the order they are trained on [steps * per_step]: shuffled anew each epoch, each step's rows of similar length.
+    """Row indices in the order they are trained on [steps * per_step].
 
-    Ours, since transformers' length grouping sorts a small data set as a whole, longest first. It depends on nothing but its
-    arguments, so a run has the same order on any number of workers.
+    Shuffled anew each epoch, each step's rows of similar length. Ours, since transformers' length grouping sorts a
+    small data set as a whole, longest first. It depends on nothing but its arguments, so a run has the same order on
+    any number of workers.
     """
     random = Random(seed)
     order: list[int] = []

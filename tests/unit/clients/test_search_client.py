@@ -37,7 +37,7 @@ FOUND = {"query": "q", "results": [{**HIT, "raw_content": None}], "response_time
 
 
 def config(**changes: Any) -> SearchConfig:
-    return SearchConfig(**{"patience": QUICK, **changes})
+    return SearchConfig(**{"patience": QUICK, "usd_per_credit": 0.008, **changes})
 
 
 def search(server: Any, ledger: Ledger, settings: SearchConfig | None = None, query: str = "Orsk?") -> SearchAnswer:

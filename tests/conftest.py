@@ -1,0 +1,37 @@
+"""What several test folders share: one Prefect server and one Ray for the whole session, started by the first test that
+needs them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the API of a real Prefect server; runs started in this process or with this environment use it."""
+    from flows.local import QUIET, prefect_server
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    with prefect_server(tmp_path_factory.mktemp("prefect"), None) as url:
+        yield f"{url}/api"
+
+
+@pytest.fixture(scope="session")
+def ray_up(prefect_api: str) -> Iterator[None]:
+    """A local Ray with two cores, connected; runs in this process use it and leave it up."""
+    from flows.local import ray_cluster
+
+    with ray_cluster(2):
+        yield
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parent.parent

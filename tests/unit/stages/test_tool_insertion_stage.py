@@ -1,0 +1,168 @@
+"""Calls put into real traces, with the real calculator, the local teacher marking lookups and the local search."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+from pipeline_rows import question_rows
+
+from agentflow.clients.retry import Patience
+from agentflow.clients.search import SearchClient, SearchConfig
+from agentflow.clients.teacher import TeacherClient
+from agentflow.insertion.splice import plain_text
+from agentflow.records import Segment
+from agentflow.rendering import PromptConfig, completion_spans, parse_completion
+from agentflow.schemas import TOOL_TRACES
+from agentflow.stages.tool_insertion import ToolInsertionConfig, insert_batch, wants_lookups
+from agentflow.stages.traces import recorded_traces
+from agentflow.toolset import ToolsConfig, make_toolbox, syntax_for
+
+IMPATIENT = SearchConfig(max_attempts=2, patience=Patience(first_wait_s=0.01, longest_wait_s=0.02))
+
+
+@pytest.fixture(autouse=True)
+def fresh(teacher_service, search_service):
+    teacher_service.reset()
+    search_service.reset()
+
+
+@pytest.fixture
+def insert(teacher_service, search_service, ledger):
+    def run(rows, config):
+        async def inserted():
+            async with AsyncExitStack() as stack:
+                teacher = await stack.enter_async_context(
+                    TeacherClient.open(config.teacher, ledger, base_url=teacher_service.base_url)
+                )
+                search = await stack.enter_async_context(
+                    SearchClient.open(config.search, ledger, base_url=search_service.base_url)
+                )
+                return await insert_batch(rows, config, teacher, make_toolbox(config.tools, search.search))
+
+        return asyncio.run(inserted())
+
+    return run
+
+
+def traces(n=0, two_hop=0):
+    return recorded_traces([row for row in question_rows(n, two_hop=two_hop) if row["split"] == "train"]).rows
+
+
+def segments_of(row):
+    return [Segment.from_row(segment) for segment in row["segments"]]
+
+
+def calls_of(row):
+    return [segment for segment in segments_of(row) if segment.kind == "call"]
+
+
+def check(row, trace):
+    assert set(row) == set(TOOL_TRACES.names)
+    assert plain_text(segments_of(row)) == trace["reasoning"], "removing the calls gives the reasoning back"
+    assert row["n_calls"] == len(calls_of(row))
+
+
+@pytest.mark.parametrize("name", ["compact", "json"])
+def test_every_equation_gets_its_calculation_right_before_its_result(insert, name):
+    rows = traces(12)
+    outcomes = insert(rows, ToolInsertionConfig(prompt=PromptConfig(syntax=name)))
+    assert outcomes.keys_out == len(rows) and outcomes.rejects == []
+    for trace, row in zip(rows, outcomes.rows, strict=True):
+        check(row, trace)
+        segments = segments_of(row)
+        assert row["n_calls"] >= 1
+        for before, call, after in zip(segments, segments[1:], segments[2:], strict=False):
+            if call.kind == "call":
+                assert before.text.endswith("=")
+                assert after.text.lstrip().startswith(call.result.text), "the result is what the text says next"
+        written = "".join(span.text for span in completion_spans(segments, row["answer"], syntax_for(name)))
+        assert len(parse_completion(written, syntax_for(name)).calls) == row["n_calls"]
+
+
+def test_lookups_are_marked_by_the_teacher_and_really_searched(insert, ledger, teacher_service, search_service):
+    rows = traces(two_hop=4)
+    outcomes = insert(rows, ToolInsertionConfig())
+    assert outcomes.rejects == []
+    found = 0
+    for trace, row in zip(rows, outcomes.rows, strict=True):
+        check(row, trace)
+        searches = calls_of(row)
+        assert searches and all(segment.call.tool == "Search" for segment in searches)
+        for segment in searches:
+            assert segment.result.as_of is not None
+            assert ledger.get(segment.result.ledger_key) is not None
+        found += row["answer"] in " ".join(segment.result.text for segment in searches)
+    assert found == len(rows), "the encyclopedia knows the answers"
+    assert teacher_service.stats()["requests"] == len(rows)
+    assert search_service.stats()["requests"] == sum(row["n_calls"] for row in outcomes.rows)
+
+
+def test_numbers_are_not_looked_up_unless_asked_for(insert, teacher_service):
+    (row,) = traces(1)
+    assert not wants_lookups(row, ToolInsertionConfig())
+    assert wants_lookups(row, ToolInsertionConfig(lookups="all"))
+    assert not wants_lookups({**row, "answer_type": "text"}, ToolInsertionConfig(lookups="none"))
+    no_search = ToolInsertionConfig(lookups="all", tools=ToolsConfig(names=("Calculator",)))
+    assert not wants_lookups(row, no_search)
+    insert([row], ToolInsertionConfig())
+    assert teacher_service.stats()["requests"] == 0
+
+
+def test_a_trace_that_the_calculator_contradicts_is_dropped_and_says_where(insert):
+    (row,) = traces(1)
+    wrong = {**row, "reasoning": "First 48/2 = 24 clips. In all 48+24 = 71 clips."}
+    (reject,) = insert([wrong], ToolInsertionConfig()).rejects
+    assert (reject.status, reject.reason, reject.detail) == ("dropped", "contradicted", "48+24 is not 71")
+
+
+def test_a_contradicted_trace_may_stay_but_gets_no_call_at_the_wrong_place(insert):
+    (row,) = traces(1)
+    wrong = {**row, "reasoning": "First 48/2 = 24 clips. In all 48+24 = 71 clips."}
+    (kept,) = insert([wrong], ToolInsertionConfig(contradicted="keep")).rows
+    assert [segment.call.arguments for segment in calls_of(kept)] == [{"expression": "48/2"}]
+
+
+def test_reasoning_without_anything_to_call_stays_as_it_is(insert):
+    (row,) = traces(1)
+    (kept,) = insert([{**row, "reasoning": "It is plain to see."}], ToolInsertionConfig()).rows
+    assert kept["n_calls"] == 0 and [s["text"] for s in kept["segments"]] == ["It is plain to see."]
+
+
+def test_no_more_than_max_calls_are_inserted_the_first_ones(insert):
+    (row,) = traces(1)
+    long = {**row, "reasoning": " ".join(f"{i}+1 = {i + 1}." for i in range(6))}
+    (kept,) = insert([long], ToolInsertionConfig(max_calls=2)).rows
+    assert [segment.call.arguments["expression"] for segment in calls_of(kept)] == ["0+1", "1+1"]
+
+
+def test_without_a_calculator_equations_get_no_calls(insert):
+    rows = traces(2)
+    outcomes = insert(rows, ToolInsertionConfig(tools=ToolsConfig(names=("Search",))))
+    assert [row["n_calls"] for row in outcomes.rows] == [0, 0]
+
+
+def test_a_search_that_keeps_failing_fails_its_row_alone(insert, search_service):
+    search_service.set_faults([{"kind": "status", "status": 500}])
+    rows = traces(2, 1)
+    outcomes = insert(rows, ToolInsertionConfig(search=IMPATIENT))
+    (reject,) = outcomes.rejects
+    assert (reject.status, reject.reason) == ("failed", "server_error")
+    assert reject.row["answer_type"] == "text" and outcomes.keys_out == 2
+
+
+def test_lookups_that_cannot_be_read_quarantine_their_row_since_the_ledger_would_give_them_again(
+    insert, teacher_service
+):
+    rows = traces(two_hop=2)
+    answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [
+        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "I would look up Mira."}}
+    ]}  # fmt: skip
+    contains = rows[0]["question"][:40]
+    teacher_service.set_faults([{"kind": "status", "status": 200, "body": answer, "contains": contains}])
+    outcomes = insert(rows, ToolInsertionConfig())
+    (reject,) = outcomes.rejects
+    assert (reject.key, reject.status, reject.reason) == (rows[0]["id"], "quarantined", "malformed_lookups")
+    assert "I would look up Mira." in reject.detail
+    assert [row["id"] for row in outcomes.rows] == [rows[1]["id"]]

@@ -1,0 +1,125 @@
+"""Traces from the real local teacher through a real ledger: right answers become rows, everything else a reason."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from pipeline_rows import question_rows
+
+from agentflow.clients.retry import Patience
+from agentflow.clients.teacher import TeacherClient, TeacherConfig
+from agentflow.errors import QuotaExhausted
+from agentflow.metrics.answers import is_correct
+from agentflow.schemas import TRACES
+from agentflow.stages.traces import TracesConfig, recorded_traces, trace_batch
+
+IMPATIENT = TeacherConfig(max_attempts=2, patience=Patience(first_wait_s=0.01, longest_wait_s=0.02))
+
+
+@pytest.fixture(autouse=True)
+def fresh(teacher_service):
+    teacher_service.reset()
+
+
+def traced(rows, config, service, ledger):
+    async def run():
+        async with TeacherClient.open(config.teacher, ledger, base_url=service.base_url) as teacher:
+            return await trace_batch(rows, config, teacher)
+
+    return asyncio.run(run())
+
+
+def questions(n=20, two_hop=4):
+    return [row for row in question_rows(n, two_hop=two_hop) if row["split"] == "train"]
+
+
+def test_right_answers_become_traces_and_wrong_ones_are_dropped_with_what_was_said(teacher_service, ledger):
+    rows = questions()
+    outcomes = traced(rows, TracesConfig(), teacher_service, ledger)
+    assert outcomes.keys_in == len(rows) == outcomes.keys_out + len(outcomes.rejects)
+    assert outcomes.rows and outcomes.rejects, "the teacher is wrong now and then"
+    by_id = {row["id"]: row for row in rows}
+    for trace in outcomes.rows:
+        assert set(trace) == set(TRACES.names)
+        question = by_id[trace["question_id"]]
+        assert trace["id"] == f"{question['id']}#0" and trace["question"] == question["question"]
+        assert is_correct(trace["predicted"], question["answer"], question["aliases"], question["answer_type"])
+        assert trace["reasoning"] == trace["reasoning"].strip() != ""
+        assert trace["response"] == f"Answer: {trace['predicted']}"
+        assert trace["teacher"].startswith("local/") and trace["teacher"].endswith("/stand-in-r1")
+        assert ledger.get(trace["ledger_key"]) is not None, "the paid answer can be found"
+    for reject in outcomes.rejects:
+        assert (reject.status, reject.reason) == ("dropped", "wrong_answer")
+        assert f"instead of {by_id[reject.key]['answer']!r}" in reject.detail
+        assert reject.row == by_id[reject.key]
+
+
+def test_asking_again_pays_nothing_and_gives_the_same(teacher_service, ledger):
+    rows = questions(8, 0)
+    first = traced(rows, TracesConfig(), teacher_service, ledger)
+    asked = teacher_service.stats()["requests"]
+    again = traced(rows, TracesConfig(), teacher_service, ledger)
+    assert again == first
+    assert teacher_service.stats()["requests"] == asked == len(rows)
+
+
+def test_every_right_sample_of_a_question_is_a_row_and_one_right_sample_saves_it(teacher_service, ledger):
+    rows = questions(12, 0)
+    outcomes = traced(rows, TracesConfig(samples=3), teacher_service, ledger)
+    ids = [trace["id"] for trace in outcomes.rows]
+    assert len(set(ids)) == len(ids) > outcomes.keys_out
+    assert {row_id.split("#")[1] for row_id in ids} == {"0", "1", "2"}
+    assert {row_id.split("#")[0] for row_id in ids} | {reject.key for reject in outcomes.rejects} == {
+        row["id"] for row in rows
+    }
+    for reject in outcomes.rejects:
+        assert reject.detail.count("instead of") == 3
+
+
+def test_a_question_the_teacher_does_not_know_is_dropped(teacher_service, ledger):
+    row = {**questions(1, 0)[0], "id": "q", "question": "What is the meaning of all this?"}
+    (reject,) = traced([row], TracesConfig(), teacher_service, ledger).rejects
+    assert reject.reason == "wrong_answer" and "'unknown' instead of" in reject.detail
+
+
+def test_a_call_that_keeps_failing_fails_its_row_alone_and_can_be_retried(teacher_service, ledger):
+    rows = questions(6, 0)
+    bad = rows[2]
+    teacher_service.set_faults([{"kind": "status", "status": 500, "contains": bad["question"][:40]}])
+    outcomes = traced(rows, TracesConfig(teacher=IMPATIENT), teacher_service, ledger)
+    (failed,) = [reject for reject in outcomes.rejects if reject.status == "failed"]
+    assert (failed.key, failed.reason) == (bad["id"], "server_error")
+    teacher_service.clear_faults()
+    again = traced(rows, TracesConfig(teacher=IMPATIENT), teacher_service, ledger)
+    assert not [reject for reject in again.rejects if reject.status == "failed"]
+
+
+def test_an_answer_that_is_cut_quarantines_its_row_since_asking_again_ends_the_same(teacher_service, ledger):
+    (row,) = questions(1, 0)
+    outcomes = traced([row], TracesConfig(teacher=TeacherConfig(max_tokens=4)), teacher_service, ledger)
+    (reject,) = outcomes.rejects
+    assert (reject.status, reject.reason) == ("quarantined", "cut")
+
+
+def test_what_no_other_question_would_survive_is_raised(teacher_service, ledger):
+    teacher_service.set_faults([{"kind": "status", "status": 429, "code": "insufficient_quota"}])
+    with pytest.raises(QuotaExhausted):
+        traced(questions(2, 0), TracesConfig(teacher=IMPATIENT), teacher_service, ledger)
+
+
+def test_recorded_solutions_are_traces_without_a_call():
+    rows = questions(3, 1)
+    outcomes = recorded_traces(rows)
+    assert (outcomes.keys_in, outcomes.keys_out) == (4, 4)
+    for row, trace in zip(rows, outcomes.rows, strict=True):
+        assert set(trace) == set(TRACES.names)
+        assert trace["reasoning"] == row["rationale"] and trace["predicted"] == row["answer"]
+        assert (trace["teacher"], trace["ledger_key"]) == ("recorded", "")
+
+
+def test_a_question_without_a_recorded_solution_is_dropped():
+    row = {**questions(1, 0)[0], "rationale": " \n"}
+    outcomes = recorded_traces([row])
+    (reject,) = outcomes.rejects
+    assert (reject.status, reject.reason, outcomes.keys_out) == ("dropped", "no_rationale", 0)
