@@ -202,7 +202,7 @@ def test_the_ledger_counts_what_the_services_themselves_counted(smoke: FinishedR
         assert set(smoke.services[service]["by_status"]) == {"200"}
     assert smoke.services["teacher"]["paid"] >= questions
     assert ledger["tokens_in"] > 0 and ledger["tokens_out"] > 0
-    assert ledger["usd"] == pytest.approx(0.008 * ledger["search"]["paid"])
+    assert ledger["usd"] == 0, "stand-ins cost nothing"
 
 
 def test_every_trace_points_to_the_stored_answer_it_came_from(smoke: FinishedRun) -> None:

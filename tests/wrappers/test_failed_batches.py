@@ -26,6 +26,7 @@ SETTINGS = [
     "teacher.local.wrong_rate=0",
     "tool_insertion.batch_size=1",
     "search.max_attempts=1",
+    "search.usd_per_credit=0.008",
     "search.local.latency_ms=150",  # slower than the failure: a call beside it is still under way when it fails
 ]
 
