@@ -31,7 +31,7 @@ class LocalFile:
 class Frozen(BaseModel):
     """Base of all configurations: immutable, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     def extra_identity(self) -> dict[str, Any]:
         """Further identity of this object (e.g. `{"provider": "local"}`); merged over its fields."""

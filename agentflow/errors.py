@@ -47,6 +47,9 @@ class ServiceFailure(AgentflowError):
     kind = "service_failure"
     retryable = False
     stops_run = False
+    row_fault = False
+    # The same request would meet the same end for ever: its row is quarantined. Otherwise the row failed and is to be
+    # asked again.
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, status: int | None = None) -> None:
         super().__init__(message)
@@ -100,18 +103,21 @@ class CutAnswer(ServiceFailure):
     """`finish_reason=length`: the answer stops in the middle; asking again costs the same and ends the same."""
 
     kind = "cut"
+    row_fault = True
 
 
 class FilteredAnswer(ServiceFailure):
     """`finish_reason=content_filter`."""
 
     kind = "filtered"
+    row_fault = True
 
 
 class RequestRejected(ServiceFailure):
     """HTTP 4xx other than those below: this request will never be accepted."""
 
     kind = "rejected"
+    row_fault = True
 
 
 class AuthFailed(ServiceFailure):

@@ -38,6 +38,7 @@ from agentflow.tools.web_search import WebSearchConfig
 from agentflow.toolset import ToolsConfig
 from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
 
+STAGE_SECTIONS = ("traces", "tool_insertion", "loss_filter", "sft", "cold_start", "grpo")
 SHARED = ("prompt", "teacher", "search", "tools", "edition")
 # Sections that several stages use. They stand once, at the top of the recipe; a stage's own copy may not be set.
 
@@ -71,8 +72,10 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _shared_sections_stand_once(self) -> Recipe:
-        for name in ("traces", "tool_insertion", "loss_filter", "sft", "cold_start", "grpo"):
-            doubled = [field for field in SHARED if field in getattr(self, name).model_fields_set]
+        sections = {name: getattr(self, name) for name in STAGE_SECTIONS}
+        sections |= {f"evaluate.{i}": config for i, config in enumerate(self.evaluate)}
+        for name, section in sections.items():
+            doubled = [field for field in SHARED if field in section.model_fields_set]
             if doubled:
                 raise ValueError(
                     f"{name}.{doubled[0]} is shared by several stages: "
@@ -247,32 +250,39 @@ def _explicit(value: Any) -> Any:
 
 
 def _set(data: Any, path: str, value: Any) -> None:
+    """Put `value` at the dotted `path` of nested dictionaries and lists. Raises ConfigError if there is no such place."""
     *parents, last = path.split(".")
     for depth, part in enumerate(parents):
+        here = ".".join(parents[: depth + 1])
         if isinstance(data, list):
-            if not part.isdigit() or int(part) >= len(data):
-                raise ConfigError(
-                    f"{path!r}: {'.'.join(parents[: depth + 1])} is not one of the {len(data)} entries "
-                    f"(0 to {len(data) - 1})"
-                )
-            data = data[int(part)]
+            data = data[_index(part, data, here)]
         else:
             data = data.setdefault(part, {})
         if not isinstance(data, dict | list):
-            raise ConfigError(f"{path!r}: {'.'.join(parents[: depth + 1])} is a value, not a section")
-    if last == "kind" and isinstance(data, dict) and data.get("kind") != value:
-        data.clear()
+            raise ConfigError(f"{path!r}: {here} is a value, not a section")
     if isinstance(data, list):
-        data[int(last)] = value
-    else:
-        data[last] = value
+        data[_index(last, data, path)] = value
+        return
+    if last == "kind" and data.get("kind") != value:
+        data.clear()
+    data[last] = value
+
+
+def _index(part: str, entries: list[Any], here: str) -> int:
+    if not part.isdigit() or int(part) >= len(entries):
+        raise ConfigError(
+            f"{here!r} is not one of the {len(entries)} entries: give a number from 0 to {len(entries) - 1}"
+        )
+    return int(part)
 
 
 def _explain(error: ValidationError, recipe: Recipe) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         where = ".".join(str(part) for part in problem["loc"])
-        line = f"{where or 'recipe'}: {problem['msg']} (given: {str(problem['input'])[:120]!r})"
+        line = problem["msg"].removeprefix("Value error, ")
+        if where:
+            line = f"{where}: {line} (given: {str(problem['input'])[:120]!r})"
         if problem["type"] == "extra_forbidden":
             line = f"unknown field {where!r}; {_allowed_beside(recipe, problem['loc'])}"
         lines.append(line)

@@ -17,7 +17,7 @@ from agentflow.schemas import EVALUATIONS
 from agentflow.stages.evaluate import EvaluateConfig, chosen, judge
 from agentflow.training.jobs import ADAPTER
 from tasks.context import RunContext
-from tasks.making import Made, make
+from tasks.making import Effort, Made, make
 from tasks.ray_work import AnsweringActor
 
 
@@ -62,13 +62,15 @@ def make_evaluation(
 ) -> Made:
     """Held-out questions answered by one model, with tools in the loop."""
 
-    def compute(store: Store) -> Artifact:
+    def compute(store: Store, effort: Effort) -> Artifact:
         rows = chosen(questions.artifact.rows(), config)
         adapter = str(tuned.artifact.path / ADAPTER) if tuned else None
         progress = str(where.progress(name))
         answered = answerer.get().answer.remote(
             rows, config, str(base.artifact.path), adapter, where.access, where.decode_batch, progress
         )
-        return store.commit_table(identity, judge(rows, ray.get(answered), config), EVALUATIONS, recipe=where.recipe)
+        return store.commit_table(
+            identity, judge(rows, ray.get(answered), config), EVALUATIONS, recipe=where.recipe, **effort.spent()
+        )
 
     return make(name, identity, where, compute)

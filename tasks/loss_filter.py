@@ -18,7 +18,7 @@ from agentflow.schemas import FILTERED
 from agentflow.stages.loss_filter import LossFilterConfig, decide
 from tasks.batches import batch_key, merge
 from tasks.context import RunContext
-from tasks.making import Made, make
+from tasks.making import Effort, Made, make
 from tasks.ray_work import ScoringActor
 
 
@@ -35,13 +35,13 @@ def make_loss_filter(
 ) -> Made:
     """The traces with only those calls that make the rest easier to predict."""
 
-    def compute(store: Store) -> Artifact:
+    def compute(store: Store, effort: Effort) -> Artifact:
         rows = inserted.artifact.rows()
         with_calls = [row for row in rows if row["n_calls"]]
         parts = [decide([row for row in rows if not row["n_calls"]], {}, config)]
         if with_calls:
             parts += _score_all(with_calls, identity, config, base, where, store)
-        artifact = store.commit_table(identity, merge(parts), FILTERED, recipe=where.recipe)
+        artifact = store.commit_table(identity, merge(parts), FILTERED, recipe=where.recipe, **effort.spent())
         store.drop_batches("loss_filter", identity.fingerprint)
         return artifact
 

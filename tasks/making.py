@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
@@ -40,7 +40,35 @@ collected: ContextVar[dict[str, Made] | None] = ContextVar("collected", default=
 # Where a run gathers what it made, so that a failed run can be reported too.
 
 
-def make(name: str, identity: Identity, where: RunContext, compute: Callable[[Store], Artifact]) -> Made:
+class Effort:
+    """What a stage has cost since it began: seconds, and what the run's ledger metered meanwhile."""
+
+    def __init__(self, where: RunContext) -> None:
+        self._where = where
+        self._started = time.monotonic()
+        self._before = self._usage()
+
+    @property
+    def wall_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def spent(self) -> dict[str, Any]:
+        """`wall_s` and `cost` as the store's commits take them."""
+        return {"wall_s": round(self.wall_s, 3), "cost": _difference(self._usage(), self._before)}
+
+    def _usage(self) -> dict[str, Any]:
+        with self._where.access.open_ledger() as ledger:
+            return ledger.usage(self._where.access.run_id)
+
+
+def _difference(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _difference(value, before[name]) if isinstance(value, dict) else round(value - before[name], 9)
+        for name, value in after.items()
+    }
+
+
+def make(name: str, identity: Identity, where: RunContext, compute: Callable[[Store, Effort], Artifact]) -> Made:
     """The artifact of `identity`, computed only if it is not there whole.
 
     Two runs that want it at once compute it once.
@@ -54,7 +82,7 @@ def make(name: str, identity: Identity, where: RunContext, compute: Callable[[St
 
     with store.lock(identity.stage, identity.fingerprint, waiting):
         found = store.find_or_set_aside(identity.stage, identity.fingerprint)
-        artifact = found or compute(store)
+        artifact = found or compute(store, Effort(where))
     made = Made(name, artifact, "reused" if found else "ran", time.monotonic() - started)
     rows = "" if artifact.manifest.rows is None else f", {artifact.manifest.rows} rows"
     log.info("%s: %s %s%s in %.1f s", name, made.status, artifact.ref, rows, made.wall_s)

@@ -16,7 +16,7 @@ from agentflow.schemas import QUESTIONS
 from agentflow.stages.base_model import BaseModelConfig
 from agentflow.stages.questions import QuestionsConfig, questions
 from tasks.context import RunContext
-from tasks.making import Made, make
+from tasks.making import Effort, Made, make
 
 
 @ray.remote(max_retries=0)
@@ -30,12 +30,12 @@ def _convert(config: BaseModelConfig, folder: str) -> dict[str, Any]:
 def make_base_model(identity: Identity, config: BaseModelConfig, where: RunContext) -> Made:
     """The base model as safetensors and tokenizer, converted once."""
 
-    def compute(store: Store) -> Artifact:
+    def compute(store: Store, effort: Effort) -> Artifact:
         # In a Ray worker: the driver stays free of torch, and starts in seconds when everything is reused.
         def write(folder: Path) -> None:
             ray.get(_convert.remote(config, str(folder)))
 
-        return store.commit_files(identity, write, recipe=where.recipe)
+        return store.commit_files(identity, write, recipe=where.recipe, **effort.spent())
 
     return make("base_model", identity, where, compute)
 
@@ -44,7 +44,7 @@ def make_base_model(identity: Identity, config: BaseModelConfig, where: RunConte
 def make_questions(identity: Identity, config: QuestionsConfig, where: RunContext) -> Made:
     """All questions, split before anything is made from them."""
 
-    def compute(store: Store) -> Artifact:
-        return store.commit_table(identity, questions(config), QUESTIONS, recipe=where.recipe)
+    def compute(store: Store, effort: Effort) -> Artifact:
+        return store.commit_table(identity, questions(config), QUESTIONS, recipe=where.recipe, **effort.spent())
 
     return make("questions", identity, where, compute)

@@ -17,7 +17,7 @@ from agentflow.schemas import TOOL_TRACES
 from agentflow.stages.tool_insertion import ToolInsertionConfig, insert_batch, wants_lookups
 from tasks.batches import commit, run_batches
 from tasks.context import RunContext
-from tasks.making import Made, make
+from tasks.making import Effort, Made, make
 
 
 @task(name="tool-insertion-batch", retries=0, cache_policy=NO_CACHE, log_prints=False)
@@ -48,7 +48,7 @@ def insertion_batch(
 def make_tool_insertion(identity: Identity, config: ToolInsertionConfig, traces: Made, where: RunContext) -> Made:
     """The traces with calls and their results spliced in."""
 
-    def compute(store: Store) -> Artifact:
+    def compute(store: Store, effort: Effort) -> Artifact:
         def submit(name: str, key: str, batch: list[dict[str, Any]], allow_failed: bool) -> Any:
             return insertion_batch.with_options(task_run_name=name).submit(
                 identity.fingerprint, key, batch, config, where, allow_failed
@@ -65,7 +65,7 @@ def make_tool_insertion(identity: Identity, config: ToolInsertionConfig, traces:
             submit,
             config.failure_budget,
         )
-        artifact = store.commit_table(identity, outcomes, TOOL_TRACES, recipe=where.recipe)
+        artifact = store.commit_table(identity, outcomes, TOOL_TRACES, recipe=where.recipe, **effort.spent())
         store.drop_batches("tool_insertion", identity.fingerprint)
         return artifact
 

@@ -16,7 +16,7 @@ from agentflow.schemas import TRACES
 from agentflow.stages.traces import TracesConfig, recorded_traces, trace_batch
 from tasks.batches import commit, run_batches
 from tasks.context import RunContext
-from tasks.making import Made, make
+from tasks.making import Effort, Made, make
 
 
 @task(name="traces-batch", retries=0, cache_policy=NO_CACHE, log_prints=False)
@@ -36,7 +36,7 @@ def traces_batch(
 def make_traces(identity: Identity, config: TracesConfig, questions: Made, where: RunContext) -> Made:
     """Teacher (or recorded) reasoning for the training questions."""
 
-    def compute(store: Store) -> Artifact:
+    def compute(store: Store, effort: Effort) -> Artifact:
         rows = [row for row in questions.artifact.rows() if row["split"] == "train"]
         if config.origin == "recorded":
             outcomes = recorded_traces(rows)
@@ -58,7 +58,7 @@ def make_traces(identity: Identity, config: TracesConfig, questions: Made, where
                 submit,
                 config.failure_budget,
             )
-        artifact = store.commit_table(identity, outcomes, TRACES, recipe=where.recipe)
+        artifact = store.commit_table(identity, outcomes, TRACES, recipe=where.recipe, **effort.spent())
         store.drop_batches("traces", identity.fingerprint)
         return artifact
 

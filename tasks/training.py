@@ -22,7 +22,7 @@ from agentflow.stages.grpo import GrpoConfig, choose_prompts
 from agentflow.stages.sft import SftConfig
 from agentflow.training.jobs import ADAPTER, SUMMARY, PolicyJob, SupervisedJob, TrainingSummary
 from tasks.context import Resources, RunContext
-from tasks.making import Made, make
+from tasks.making import Effort, Made, make
 
 CHOSEN = "chosen.json"
 # Samples of a cold start, each with the reason why it was chosen.
@@ -76,7 +76,9 @@ def _scratch(where: RunContext, identity: Identity) -> Path:
     return folder
 
 
-def _commit(store: Store, identity: Identity, where: RunContext, out: Path, summary: TrainingSummary) -> Artifact:
+def _commit(
+    store: Store, identity: Identity, where: RunContext, effort: Effort, out: Path, summary: TrainingSummary
+) -> Artifact:
     """Publish the attempt's adapter, summary and further files; working files (optimiser, events) stay behind."""
     dropped: dict[str, int] = {}
     for reject in summary.rejects:
@@ -87,14 +89,15 @@ def _commit(store: Store, identity: Identity, where: RunContext, out: Path, summ
             if path.name != "trainer":
                 (shutil.copytree if path.is_dir() else shutil.copy2)(path, folder / path.name)
 
-    facts = summary.model_dump(mode="json", exclude={"log", "rejects"})
+    facts = summary.model_dump(mode="json", exclude={"log", "rejects", "extra"})
     artifact = store.commit_files(
         identity,
         write,
         recipe=where.recipe,
+        **effort.spent(),
         keys_in=summary.rows_in,
         counts=Counts(out=summary.rows_used, dropped=dropped),
-        extra={**facts, **facts.pop("extra")},
+        extra={**facts, **summary.extra},
     )
     shutil.rmtree(out)
     return artifact
@@ -104,7 +107,7 @@ def _commit(store: Store, identity: Identity, where: RunContext, out: Path, summ
 def make_sft(identity: Identity, config: SftConfig, kept: Made, base: Made, where: RunContext) -> Made:
     """A new LoRA adapter, trained on the filtered traces."""
 
-    def compute(store: Store) -> Artifact:
+    def compute(store: Store, effort: Effort) -> Artifact:
         out = _scratch(where, identity)
         job = SupervisedJob(
             settings=config.settings,
@@ -115,7 +118,7 @@ def make_sft(identity: Identity, config: SftConfig, kept: Made, base: Made, wher
             progress=where.progress("sft"),
             workers=where.training.workers,
         )
-        return _commit(store, identity, where, out, fit(job, "sft", where.training, where))
+        return _commit(store, identity, where, effort, out, fit(job, "sft", where.training, where))
 
     return make("sft", identity, where, compute)
 
@@ -126,7 +129,7 @@ def make_cold_start(
 ) -> Made:
     """The SFT adapter, trained on with fewer than 100 chosen reasoning samples."""
 
-    def compute(store: Store) -> Artifact:
+    def compute(store: Store, effort: Effort) -> Artifact:
         chosen = choose(kept.artifact.rows(), config)
         out = _scratch(where, identity)
         (out / CHOSEN).write_text(json.dumps(chosen, indent=1))
@@ -141,7 +144,7 @@ def make_cold_start(
             progress=where.progress("cold_start"),
             workers=where.training.workers,
         )
-        return _commit(store, identity, where, out, fit(job, "cold_start", where.training, where))
+        return _commit(store, identity, where, effort, out, fit(job, "cold_start", where.training, where))
 
     return make("cold_start", identity, where, compute)
 
@@ -152,7 +155,7 @@ def make_grpo(
 ) -> Made:
     """The cold-start adapter, improved by GRPO with real tools; its rollouts are kept beside it."""
 
-    def compute(store: Store) -> Artifact:
+    def compute(store: Store, effort: Effort) -> Artifact:
         chosen = choose_prompts(questions.artifact.rows(), config, where.training.workers)
         out = _scratch(where, identity)
         job = PolicyJob(
@@ -167,6 +170,6 @@ def make_grpo(
             workers=where.training.workers,
             decode_batch=where.decode_batch,
         )
-        return _commit(store, identity, where, out, fit(job, "grpo", where.training, where))
+        return _commit(store, identity, where, effort, out, fit(job, "grpo", where.training, where))
 
     return make("grpo", identity, where, compute)

@@ -26,7 +26,7 @@ class CallUse(Frozen):
     replayed: int = 0
     # Answered from the ledger, free.
     failed: int = 0
-    # Without a usable answer.
+    # Attempts without a usable answer; a later attempt of the same call may have got one.
 
 
 class LedgerUse(Frozen):

@@ -73,7 +73,7 @@ def summarise_stage(stage: StageRun) -> dict[str, Any]:
         "keys_out": int(counts["out"]) if counts else None,
         "quarantined_by": ends["quarantined"],
         "failed_by": ends["failed"],
-        "artifact": f"{stage.name}/{fingerprint}" if fingerprint else "",
+        "artifact": f"{manifest.get('stage', stage.name)}/{fingerprint}" if fingerprint else "",
     }
 
 

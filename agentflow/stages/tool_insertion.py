@@ -90,7 +90,7 @@ async def _insert(
     except ServiceFailure as failure:
         if failure.stops_run:
             raise
-        return Reject(row["id"], "failed" if failure.retryable else "quarantined", failure.kind, str(failure), row)
+        return Reject(row["id"], "quarantined" if failure.row_fault else "failed", failure.kind, str(failure), row)
     except ToolFailure as failure:
         return Reject(row["id"], "failed", failure.kind, str(failure), row)
     segments = splice(row["reasoning"], insertions)

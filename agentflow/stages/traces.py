@@ -80,9 +80,7 @@ async def _question(
         except ServiceFailure as failure:
             if failure.stops_run:
                 raise
-            # What the same request would meet again is the row's own fault; the rest is infrastructure and can be
-            # retried.
-            status: Literal["failed", "quarantined"] = "failed" if failure.retryable else "quarantined"
+            status: Literal["failed", "quarantined"] = "quarantined" if failure.row_fault else "failed"
             return [], Reject(row["id"], status, failure.kind, str(failure), row)
         predicted = read_answer(answer.content, row["answer_type"])
         reasoning = answer.reasoning or ""

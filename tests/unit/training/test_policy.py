@@ -1,0 +1,206 @@
+"""GRPO of a tiny model with a real tool, really trained through TRL; and what a failed tool may never become: a reward."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_from_disk
+from pipeline_rows import question_rows, save
+from safetensors.torch import load_file
+from taught_model import teach
+
+from agentflow.access import Access
+from agentflow.errors import ToolFailure
+from agentflow.models.settings import GenerationConfig
+from agentflow.records import Rollout, ToolCall, ToolResult
+from agentflow.rendering import PromptConfig, prompt_text
+from agentflow.rewards.composite import RewardConfig
+from agentflow.rewards.groups import group_advantages
+from agentflow.schemas import QUESTIONS, ROLLOUTS
+from agentflow.stages.grpo import GrpoConfig, choose_prompts
+from agentflow.tools.calculator import Calculator
+from agentflow.tools.contract import ToolBox
+from agentflow.toolset import ToolsConfig, syntax_for
+from agentflow.training.config import OptimiserSettings
+from agentflow.training.jobs import SUMMARY, PolicyJob, TrainingSummary
+from agentflow.training.policy import RolloutRecorder, reward_function, train_policy
+
+PROMPT = PromptConfig(system="T")
+GROUP = 4
+
+
+class BrokenCalculator(Calculator):
+    """A calculator whose infrastructure is down."""
+
+    async def call(self, arguments: dict[str, Any]) -> ToolResult:
+        raise ToolFailure("the calculator's host is gone", kind="connection")
+
+
+class BrokenAccess(Access):
+    """Opens tools that are down."""
+
+    @asynccontextmanager
+    async def open_toolbox(self, *arguments: Any, **options: Any) -> AsyncIterator[ToolBox]:
+        yield ToolBox([BrokenCalculator()])
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_base, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("taught")
+    questions = [row for row in question_rows(4) if row["split"] == "train"]
+    teach(tiny_base, folder, questions, PROMPT, steps=100)
+    save(questions, folder / "questions", QUESTIONS)
+    return folder
+
+
+def job_for(taught: Path, out: Path, access: Access, *, max_new_tokens: int = 40, **changes: Any) -> PolicyJob:
+    config = GrpoConfig(
+        prompt=PROMPT,
+        tools=ToolsConfig(names=("Calculator",)),
+        generation=GenerationConfig(temperature=1.0, max_new_tokens=max_new_tokens),
+        steps=2,
+        group_size=GROUP,
+        optimiser=OptimiserSettings(learning_rate=1e-3, batch_size=4, accumulation=2, warmup_ratio=0.0),
+        **changes,
+    )
+    questions = load_from_disk(str(taught / "questions")).to_list()
+    return PolicyJob(
+        config=config,
+        questions=taught / "questions",
+        question_ids=tuple(row["id"] for row in choose_prompts(questions, config, workers=1)),
+        base=taught / "base",
+        adapter=taught / "adapter",
+        access=access,
+        out=out,
+    )
+
+
+def access_of(folder: Path, kind: type[Access] = Access) -> Access:
+    return kind(ledger_url=str(folder / "never-opened.db"), run_id="run")
+
+
+@pytest.fixture(scope="module")
+def trained(taught, tmp_path_factory):
+    """Two steps of two groups of four with a working calculator."""
+    out = tmp_path_factory.mktemp("grpo")
+    job = job_for(taught, out, access_of(out))
+    return job, train_policy(job), load_from_disk(str(job.rollouts_out))
+
+
+def test_the_adapter_changes_and_is_left_as_safetensors(trained, taught):
+    job, summary, _ = trained
+    assert summary.steps == 2
+    assert summary.extra["adapter_before"] != summary.extra["adapter_after"]
+    assert {path.suffix for path in job.adapter_out.iterdir()} <= {".safetensors", ".json", ".md"}
+    before, after = (load_file(out / "adapter_model.safetensors") for out in (taught / "adapter", job.adapter_out))
+    assert before.keys() == after.keys() and any((before[name] != after[name]).any() for name in before)
+    assert TrainingSummary.model_validate_json((job.out / SUMMARY).read_text()) == summary
+
+
+def test_all_rollouts_are_kept_in_their_columns(trained):
+    job, summary, rollouts = trained
+    assert rollouts.features.arrow_schema.names == ROLLOUTS.names
+    assert rollouts.features.arrow_schema.types == ROLLOUTS.types
+    rows = rollouts.to_list()
+    assert len(rows) == len({row["id"] for row in rows}) == 2 * 2 * GROUP == summary.extra["rollouts"]
+    assert {row["step"] for row in rows} == {0, 1}
+    for row in rows:
+        assert row["question_id"] in job.question_ids and row["status"] == "ok" and row["failure"] is None
+        assert row["prompt"].endswith("<|im_start|>assistant\n")
+        parts = json.loads(row["rewards"])
+        assert set(parts) == {"accuracy", "format", "length"} and row["reward"] == pytest.approx(sum(parts.values()))
+    assert any(row["n_calls"] for row in rows) and any("[Calculator(1+1) -> 2]" in row["completion"] for row in rows)
+    assert summary.extra["groups_with_variance"] > 0, "else there was nothing to learn from"
+
+
+def test_a_group_is_one_question_and_its_advantages_are_those_of_its_rewards(trained):
+    _, _, rollouts = trained
+    rows = rollouts.to_list()
+    for start in range(0, len(rows), GROUP):
+        group = rows[start : start + GROUP]
+        assert len({row["question_id"] for row in group}) == 1
+        assert len({row["completion"] for row in group}) > 1, "every sample of a group has a seed of its own"
+        expected = group_advantages([row["reward"] for row in group], GROUP)
+        assert [row["advantage"] for row in group] == pytest.approx(expected)
+
+
+def test_trl_saw_the_same_rewards_as_the_record_says(trained):
+    _, summary, rollouts = trained
+    logged = [entry["reward"] for entry in summary.log if "reward" in entry]
+    for step, reward in enumerate(logged):
+        of_step = [row["reward"] for row in rollouts.to_list() if row["step"] == step]
+        assert reward == pytest.approx(sum(of_step) / len(of_step), abs=1e-4)
+    assert len(logged) == 2
+
+
+def test_the_same_job_gives_the_same_rollouts_and_weights(trained, tmp_path):
+    job, summary, rollouts = trained
+    again = train_policy(job.model_copy(update={"out": tmp_path}))
+    assert again.extra == summary.extra
+    assert load_from_disk(str(tmp_path / "rollouts")).to_list() == rollouts.to_list()
+
+
+def test_a_rollout_whose_tool_failed_has_no_reward_and_moves_nothing(taught, tmp_path):
+    # Long enough to write the call, too short for an answer: all rollouts that count have the same reward, so only
+    # a failed one that was taken for a sample could make a difference within a group.
+    job = job_for(taught, tmp_path, access_of(tmp_path, BrokenAccess), max_new_tokens=14)
+    summary = train_policy(job)
+    rows = load_from_disk(str(job.rollouts_out)).to_list()
+    failed = [row for row in rows if row["status"] == "failed"]
+    counted = [row for row in rows if row["status"] == "ok"]
+    assert failed and counted and summary.extra["rollouts_failed"] == len(failed)
+    for row in failed:
+        assert (row["failure"], row["reward"], row["advantage"], row["rewards"]) == ("connection", None, None, "null")
+    assert {row["reward"] for row in counted} == {counted[0]["reward"]} != {0.0}
+    assert {row["advantage"] for row in counted} == {0.0}
+    assert any(
+        {row["status"] for row in rows[start : start + GROUP]} == {"ok", "failed"} for start in range(0, len(rows), GROUP)
+    ), "a group with both kinds is what this test is about"
+    assert summary.extra["adapter_before"] == summary.extra["adapter_after"]
+
+
+# ---------------------------------------------------------------- the recorder alone
+def rollout(text: str, failure: str | None = None) -> Rollout:
+    return Rollout([1], [2], [1], [0.0], text, (ToolCall("Calculator", {}),), failure=failure)
+
+
+@pytest.fixture
+def recorder():
+    question = next(row for row in question_rows(1) if row["split"] == "train")
+    prompt = prompt_text(question["question"], PROMPT)
+    return RolloutRecorder(RewardConfig(), syntax_for("compact"), {prompt: question}, group_size=2), prompt, question
+
+
+def test_the_length_part_counts_the_models_own_words(recorder):
+    kept, _, question = recorder
+    own = " ".join(["word"] * 20)
+    tools = " [Search(a) -> " + " ".join(["said"] * 200) + "]"
+    answer = f"<answer>{question['answer']}</answer>"
+    with_tools = kept.parts(rollout(f"<think>{own}{tools}</think>{answer}"), question)
+    assert with_tools == kept.parts(rollout(f"<think>{own}</think>{answer}"), question)
+    assert with_tools["length"] == 1.0 and with_tools["accuracy"] == 2.0
+    padded = kept.parts(rollout(f"<think>{tools}</think>{answer}"), question)
+    assert padded["length"] == 0.0, "a tool's words do not fill the model's length"
+
+
+def test_a_failed_rollout_has_no_parts_whatever_it_wrote(recorder):
+    kept, prompt, question = recorder
+    failed = rollout(f"<think>so</think><answer>{question['answer']}</answer>", failure="timeout")
+    assert kept.parts(failed, question) is None and kept.weighted(None) is None
+    kept.record(3, [prompt, prompt], [failed, rollout("a")], [None, kept.parts(rollout("a"), question)])
+    first, second = kept.rows
+    assert (first["reward"], first["advantage"], first["status"]) == (None, None, "failed")
+    assert (second["advantage"], second["status"]) == (0.0, "ok")
+    assert [row["id"] for row in kept.rows] == ["00003-000-000", "00003-000-001"]
+
+
+def test_the_reward_functions_hand_on_what_was_scored_with_the_rollouts():
+    parts = [{"accuracy": 2.0, "format": 1.0, "length": 0.0}, None]
+    accuracy = reward_function("accuracy")
+    assert accuracy.__name__ == "accuracy"
+    assert accuracy(prompts=["p", "p"], completions=["c", "c"], reward_parts=parts, anything="else") == [2.0, None]
