@@ -45,8 +45,8 @@ TEMPLATES = {
     ),
     # Paper A, Fig. 3 [P]: the preamble and the field names.
     "paper_a": Template(
-        head="Below is an instruction that describes a task. Write a response that appropriately completes the request. "
-        "Keep in count if input is provided.\n\nInstruction: {system}\n\n",
+        head="Below is an instruction that describes a task. Write a response that appropriately completes the "
+        "request. Keep in count if input is provided.\n\nInstruction: {system}\n\n",
         turn="Input: {question}\nReason: ",
         end="\n\n",
     ),

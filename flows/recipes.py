@@ -250,7 +250,7 @@ def _explicit(value: Any) -> Any:
 
 
 def _set(data: Any, path: str, value: Any) -> None:
-    """Put `value` at the dotted `path` of nested dictionaries and lists. Raises ConfigError if there is no such place."""
+    """Put `value` at the dotted `path` of nested sections and lists. Raises ConfigError if there is no such place."""
     *parents, last = path.split(".")
     for depth, part in enumerate(parents):
         here = ".".join(parents[: depth + 1])

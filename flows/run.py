@@ -5,6 +5,7 @@ What `agentflow run` and deployments call.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -22,7 +23,7 @@ from agentflow.access import Access
 from agentflow.artifacts.store import Store
 from agentflow.errors import AgentflowError
 from agentflow.ledger import Mode
-from flows.plan import plan
+from flows.plan import decide, plan
 from flows.recipes import Recipe
 from tasks.context import Resources, RunContext
 from tasks.making import Made
@@ -85,6 +86,7 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
         teacher_url, search_url = stack.enter_context(local_services(recipe))
         where = context_of(recipe, options, teacher_url, search_url)
         open_run_ledger(where, options.budget_usd)
+        asyncio.run(_check_keys(recipe, where))
         ui = stack.enter_context(prefect_server(options.root, options.port))
         console.print(f"Prefect UI: {ui}", highlight=False)
         stack.enter_context(ray_cluster(cpus_of(options)))
@@ -108,6 +110,19 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
                 console.print(f"report of what was made: {report}", highlight=False)
             raise error
         return report
+
+
+async def _check_keys(recipe: Recipe, where: RunContext) -> None:
+    """Open every client the run will need, which asks for nothing: a missing key is said before anything is paid."""
+    running = {decision.node.identity.stage for decision in decide(recipe, where.store()) if not decision.reuse}
+    with where.access.open_ledger() as ledger:
+        asks = recipe.traces.origin == "teacher" and "traces" in running
+        if asks or ("tool_insertion" in running and recipe.tool_insertion.lookups != "none"):
+            async with where.access.open_teacher(recipe.teacher, ledger, recipe.edition):
+                pass
+        if running & {"tool_insertion", "grpo", "evaluate"}:
+            async with where.access.open_toolbox(recipe.tools, recipe.search, recipe.edition, ledger):
+                pass
 
 
 @contextmanager

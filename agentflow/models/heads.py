@@ -1,4 +1,7 @@
-"""The head that all prompts of a batch share (system prompt, worked examples), encoded once. Used by generation and loss scoring."""
+"""The head that all prompts of a batch share (system prompt, worked examples), encoded once.
+
+Used by generation and by loss scoring.
+"""
 
 from __future__ import annotations
 

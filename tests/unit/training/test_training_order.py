@@ -31,7 +31,9 @@ def test_every_epoch_holds_every_row_and_only_its_last_step_repeats_some(lengths
     for epoch in range(epochs):
         rows = order[epoch * per_epoch * per_step : (epoch + 1) * per_epoch * per_step]
         assert set(rows) == set(range(len(lengths)))
-        assert max(rows.count(row) for row in set(rows)) <= 1 + -(-(per_epoch * per_step - len(lengths)) // len(lengths))
+        assert max(rows.count(row) for row in set(rows)) <= 1 + -(
+            -(per_epoch * per_step - len(lengths)) // len(lengths)
+        )
 
 
 @given(lengths_of_rows, st.integers(1, 12), st.integers(0, 5))
