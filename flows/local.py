@@ -57,6 +57,7 @@ def free_port(wanted: int | None, what: str) -> int:
 @contextmanager
 def prefect_server(root: Path, port: int | None) -> Iterator[str]:
     """Address of the UI of the configured Prefect server, or of one started here whose history stays below `root`."""
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
     configured = get_current_settings().api.url
@@ -89,7 +90,11 @@ def prefect_server(root: Path, port: int | None) -> Iterator[str]:
         # Ray workers read the environment, this process its settings, which were made before.
         os.environ["PREFECT_API_URL"] = f"{url}/api"
         with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
-            yield url
+            try:
+                yield url
+            finally:
+                # Logs are sent in the background: what is still queued would find the server gone.
+                APILogWorker.drain_all(timeout=5)
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         _stop(process)

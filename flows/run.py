@@ -6,6 +6,7 @@ What `agentflow run` and deployments call.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -154,6 +155,21 @@ def _flow(recipe: Recipe, where: RunContext, made: dict[str, Made]) -> None:
 
     token = collected.set(made)
     try:
-        pipeline.with_options(flow_run_name=f"{recipe.name} {where.access.run_id}")(recipe, where)
+        with _logs_in_the_ui_only():
+            pipeline.with_options(flow_run_name=f"{recipe.name} {where.access.run_id}")(recipe, where)
     finally:
         collected.reset(token)
+
+
+@contextmanager
+def _logs_in_the_ui_only() -> Iterator[None]:
+    """Logs of flow and task runs go to Prefect's UI; a terminal gets the display, and an error as one message."""
+    loggers = [logging.getLogger(name) for name in ("prefect.flow_runs", "prefect.task_runs")]
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.propagate = propagate

@@ -1,4 +1,4 @@
-"""Rows as the stages pass them on, made by the project's own generators: questions, traces, tool traces, filtered rows."""
+"""Rows as the stages pass them on, from the project's own generators: questions, tool traces, filtered rows."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ import torch
 from transformers import LlamaConfig
 
 JUNK = "?"
-# What it "writes" where nobody may listen: while a row waits for its tool, or reads a result. Must appear in no rollout.
+# What it "writes" where nobody may listen: while a row waits for its tool, or reads a result. Must appear in no
+# rollout.
 
 
 class ScriptedModel:

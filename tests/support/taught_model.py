@@ -1,4 +1,6 @@
-"""A tiny model that can already write calls and answers: what reinforcement learning needs to have anything to tell apart."""
+"""A tiny model that can already write calls and answers: what reinforcement learning needs to have anything to tell
+apart.
+"""
 
 from __future__ import annotations
 

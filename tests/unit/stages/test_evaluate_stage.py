@@ -1,4 +1,4 @@
-"""Rollouts judged: strictly for trained models, leniently for the untrained base, and not at all where a tool failed."""
+"""Rollouts judged: strictly for trained models, leniently for the base, not at all where a tool failed."""
 
 from __future__ import annotations
 

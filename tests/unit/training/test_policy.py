@@ -1,4 +1,4 @@
-"""GRPO of a tiny model with a real tool, really trained through TRL; and what a failed tool may never become: a reward."""
+"""GRPO of a tiny model with a real tool, really trained through TRL; a failed tool never becomes a reward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Supervised fine-tuning of the tiny model, really trained through TRL: what is learnt, what is left out, what is left behind."""
+"""Supervised fine-tuning of the tiny model, really trained through TRL: what is learnt, what is left out, what is left
+behind.
+"""
 
 from __future__ import annotations
 
@@ -171,3 +173,9 @@ def test_four_bit_base_weights_can_be_trained_on(tiny_base, rows_folder, tmp_pat
     assert summary.steps == 2 and all(loss > 0 for loss in losses(summary))
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert any(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name)
+
+
+def test_a_worker_that_trains_alone_although_others_should_is_found_out(tiny_base, rows_folder, tmp_path):
+    job = job_for(tiny_base, rows_folder, tmp_path).model_copy(update={"workers": 2})
+    with pytest.raises(AssertionError, match="training runs with 1 processes instead of 2"):
+        train_supervised(job)
