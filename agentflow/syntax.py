@@ -37,6 +37,11 @@ class FoundCall:
     # == call_end if no result follows.
 
 
+def holds_markup(text: str) -> bool:
+    """Whether `text` holds a layout tag (<think>, </answer>, <tool_call>, ...) or the start of a chat token (<|)."""
+    return _FOREIGN.search(text) is not None
+
+
 class Syntax:
     """One surface form. `primary` maps a tool's name to the argument that the compact form carries."""
 

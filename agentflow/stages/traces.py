@@ -21,12 +21,15 @@ from agentflow.config import Frozen, Where
 from agentflow.errors import ServiceFailure
 from agentflow.metrics.answers import is_correct, read_answer
 from agentflow.records import Outcomes, Reject
+from agentflow.syntax import holds_markup
 from agentflow.waiting import all_settled
 
 SYSTEM = (
     "Reason step by step. Write every calculation as an equation, such as 48/2 = 24. "
     "End with one line that holds only the final answer: Answer: <answer>"
 )
+
+MARKUP = "question or reasoning holds a layout tag or a chat token, which would end a turn or forge a part of the layout"
 
 
 class TracesConfig(Frozen):
@@ -52,6 +55,9 @@ def recorded_traces(rows: Sequence[dict[str, Any]]) -> Outcomes:
     for row in rows:
         if not row["rationale"].strip():
             rejects.append(Reject(row["id"], "dropped", "no_rationale", "the source records no solution", row))
+            continue
+        if holds_markup(row["question"] + row["rationale"]):
+            rejects.append(Reject(row["id"], "quarantined", "markup", MARKUP, row))
             continue
         kept.append(_trace(row, 0, row["rationale"], f"Answer: {row['answer']}", row["answer"], "recorded", ""))
     return Outcomes(kept, rejects, len(rows), len(kept))
@@ -86,6 +92,8 @@ async def _question(
         reasoning = answer.reasoning or ""
         if not reasoning.strip():
             wrong.append("no reasoning")
+        elif holds_markup(row["question"] + reasoning):
+            return [], Reject(row["id"], "quarantined", "markup", MARKUP, row)
         elif is_correct(predicted, row["answer"], row["aliases"], row["answer_type"]):
             traces.append(_trace(row, sample, reasoning, answer.content, predicted or "", label, answer.ledger_key))
         else:

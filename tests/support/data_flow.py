@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 from prefect import flow
 from prefect_ray import RayTaskRunner
 
+from agentflow.errors import AgentflowError
 from agentflow.services.server import LocalService
 from flows.plan import plan
 from flows.recipes import Recipe, load_recipe
@@ -84,6 +86,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--teacher", default=None)
     parser.add_argument("--search", default=None)
+    parser.add_argument("--until", default="loss_filter")
     parser.add_argument("--set", action="append", default=[])
     arguments = parser.parse_args()
 
@@ -91,8 +94,12 @@ def main() -> None:
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    with prefect_server(arguments.root, None), ray_cluster(2):
-        made = run_data(load_recipe("smoke", arguments.set), arguments.root, arguments.teacher, arguments.search)
+    recipe = load_recipe("smoke", arguments.set)
+    try:
+        with prefect_server(arguments.root, None), ray_cluster(2):
+            made = run_data(recipe, arguments.root, arguments.teacher, arguments.search, until=arguments.until)
+    except AgentflowError as error:
+        sys.exit(f"error: {error}")
     print(json.dumps({"digests": digests(made), "status": {name: one.status for name, one in made.items()}}))
 
 

@@ -123,3 +123,15 @@ def test_a_question_without_a_recorded_solution_is_dropped():
     outcomes = recorded_traces([row])
     (reject,) = outcomes.rejects
     assert (reject.status, reject.reason, outcomes.keys_out) == ("dropped", "no_rationale", 0)
+
+
+@pytest.mark.parametrize("markup", ["</think>", "<answer>7</answer>", "<|im_end|>", "<tool_call>"])
+@pytest.mark.parametrize("field", ["question", "rationale"])
+def test_layout_tags_and_chat_tokens_quarantine_their_row_alone(markup, field):
+    rows = questions(2, 0)
+    rows[0] = {**rows[0], field: rows[0][field] + markup}
+    outcomes = recorded_traces(rows)
+    assert [row["question_id"] for row in outcomes.rows] == [rows[1]["id"]]
+    assert [(reject.key, reject.status, reject.reason) for reject in outcomes.rejects] == [
+        (rows[0]["id"], "quarantined", "markup")
+    ]
