@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,17 @@ def free_port(wanted: int | None, what: str) -> int:
 
 
 @contextmanager
-def prefect_server(root: Path, port: int | None) -> Iterator[str]:
-    """Address of the UI of the configured Prefect server, or of one started here whose history stays below `root`."""
+def prefect_server(root: Path, port: int | None, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
+    """Address of the UI of the configured Prefect server, or of one started here whose history stays below `root`.
+
+    `meanwhile` is called while the server starts, when PREFECT_API_URL is known already.
+    """
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
     configured = get_current_settings().api.url
     if configured:
+        meanwhile()
         yield configured.removesuffix("/api")
         return
     chosen = free_port(port, "Prefect server")
@@ -86,9 +90,10 @@ def prefect_server(root: Path, port: int | None) -> Iterator[str]:
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
     try:
-        _wait_for(f"{url}/api/health", process, home / "server.log")
         # Ray workers read the environment, this process its settings, which were made before.
         os.environ["PREFECT_API_URL"] = f"{url}/api"
+        meanwhile()
+        _wait_for(f"{url}/api/health", process, home / "server.log")
         with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
             try:
                 yield url

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -88,9 +89,9 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
         where = context_of(recipe, options, teacher_url, search_url)
         open_run_ledger(where, options.budget_usd)
         asyncio.run(_check_keys(recipe, where))
-        ui = stack.enter_context(prefect_server(options.root, options.port))
+        ray_up = partial(stack.enter_context, ray_cluster(cpus_of(options)))
+        ui = stack.enter_context(prefect_server(options.root, options.port, meanwhile=ray_up))
         console.print(f"Prefect UI: {ui}", highlight=False)
-        stack.enter_context(ray_cluster(cpus_of(options)))
         error: BaseException | None = None
         try:
             with Display(nodes, made, where, console):

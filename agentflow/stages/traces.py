@@ -29,7 +29,7 @@ SYSTEM = (
     "End with one line that holds only the final answer: Answer: <answer>"
 )
 
-MARKUP = "question or reasoning holds a layout tag or a chat token, which would end a turn or forge a part of the layout"
+MARKUP = "question or reasoning holds a layout tag or a chat token, which would end a turn or forge the layout"
 
 
 class TracesConfig(Frozen):

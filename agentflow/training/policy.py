@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset, load_from_disk
 from trl import GRPOConfig, GRPOTrainer
 
@@ -22,7 +23,7 @@ from agentflow.models.generate import RolloutEngine, ToolRunner
 from agentflow.models.loading import load_model, load_tokenizer
 from agentflow.progress import Progress
 from agentflow.records import Rollout
-from agentflow.rendering import parse_completion, prompt_text
+from agentflow.rendering import parse_completion, prompt_head, prompt_turn
 from agentflow.rewards.composite import RewardConfig, composite
 from agentflow.rewards.groups import group_advantages
 from agentflow.schemas import ROLLOUTS
@@ -42,6 +43,8 @@ class RolloutRecorder:
 
     config: RewardConfig
     syntax: Syntax
+    head: str
+    # What stands before every prompt (system prompt).
     by_prompt: dict[str, dict[str, Any]]
     # Prompt text to the question's row.
     group_size: int
@@ -63,19 +66,25 @@ class RolloutRecorder:
         return sum(weight * parts[name] for name, weight in zip(PARTS, weights(self.config), strict=True))
 
     def record(
-        self, step: int, prompts: Sequence[str], rollouts: Sequence[Rollout], parts: Sequence[dict[str, float] | None]
+        self,
+        step: int,
+        rank: int,
+        prompts: Sequence[str],
+        rollouts: Sequence[Rollout],
+        parts: Sequence[dict[str, float] | None],
     ) -> None:
-        """Append this step's rollouts in ROLLOUTS columns; prompts stand in whole groups."""
+        """Append this step's rollouts of one worker in ROLLOUTS columns; prompts stand in whole groups."""
+        first = rank * len(prompts) // self.group_size
         rewards = [self.weighted(part) for part in parts]
         advantages = group_advantages(rewards, self.group_size)
         for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
             question = self.by_prompt[prompt]
             self.rows.append(
                 {
-                    "id": f"{step:05d}-{i // self.group_size:03d}-{i % self.group_size:03d}",
+                    "id": f"{step:05d}-{first + i // self.group_size:03d}-{i % self.group_size:03d}",
                     "step": step,
                     "question_id": question["id"],
-                    "prompt": prompt,
+                    "prompt": self.head + prompt,
                     "completion": rollout.text,
                     "gold": question["answer"],
                     "answer": parse_completion(rollout.text, self.syntax).answer,
@@ -100,19 +109,19 @@ def make_rollout_func(
     """TRL's `rollout_func`: completions for the prompts it passes (each prompt stands there once per sample)."""
 
     def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
-        step = trainer.state.global_step
-        seeds = [_row_seed(seed, step, trainer.accelerator.process_index, i) for i in range(len(prompts))]
+        step, rank = trainer.state.global_step, trainer.accelerator.process_index
+        seeds = [_row_seed(seed, step, rank, i) for i in range(len(prompts))]
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.merge_adapter()  # folded weights decode faster
         try:
-            rollouts = engine_for(model).run(prompts, seeds=seeds, batch_size=batch_size)
+            rollouts = engine_for(model).run(prompts, head=recorder.head, seeds=seeds, batch_size=batch_size)
         finally:
             model.unmerge_adapter()
         parts = [
             recorder.parts(rollout, recorder.by_prompt[prompt])
             for rollout, prompt in zip(rollouts, prompts, strict=True)
         ]
-        recorder.record(step, prompts, rollouts, parts)
+        recorder.record(step, rank, prompts, rollouts, parts)
         return {
             "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
             "completion_ids": [rollout.completion_ids for rollout in rollouts],
@@ -153,14 +162,49 @@ def _train(job: PolicyJob, tools: ToolRunner) -> TrainingSummary:
     questions = load_from_disk(str(job.questions)).to_list()
     by_id = {row["id"]: row for row in questions}
     chosen = [by_id[row_id] for row_id in job.question_ids]
-    by_prompt = {prompt_text(row["question"], config.prompt): row for row in chosen}
-    recorder = RolloutRecorder(config.reward, syntax, by_prompt, config.group_size)
+    by_prompt = {prompt_turn(row["question"], config.prompt): row for row in chosen}
+    recorder = RolloutRecorder(config.reward, syntax, prompt_head(config.prompt), by_prompt, config.group_size)
     model = load_model(job.base, adapter=job.adapter, trainable=True)
 
     def engine_for(current: Any) -> RolloutEngine:
         return RolloutEngine(current, tokenizer, syntax, tools, config.generation)
 
-    arguments = GRPOConfig(
+    samples = config.optimiser.batch_size * config.optimiser.accumulation
+    trainer = GRPOTrainer(
+        model=model,
+        args=policy_arguments(job),
+        train_dataset=Dataset.from_list([{"prompt": prompt_turn(row["question"], config.prompt)} for row in chosen]),
+        processing_class=tokenizer,
+        reward_funcs=[reward_function(name) for name in PARTS],
+        rollout_func=make_rollout_func(engine_for, recorder, config.optimiser.seed, min(samples, job.decode_batch)),
+        callbacks=[ProgressCallback(Progress(job.progress, "steps"))],
+    )
+    assert_world_size(trainer, job.workers)
+    before = adapter_digest(model)
+    trainer.train()
+    rows = gather_object(recorder.rows)
+    summary = TrainingSummary(
+        rows_in=len(set(job.question_ids)),
+        rows_used=len(set(job.question_ids)),
+        steps=trainer.state.global_step,
+        log=tuple(trainer.state.log_history),
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        extra={
+            "adapter_before": before,
+            "adapter_after": adapter_digest(model),
+            **rollout_counts(rows, config.group_size),
+        },
+    )
+    if trainer.is_world_process_zero():
+        publish(model, job.adapter_out, job.out, summary)
+        save_rollouts(rows, job)
+    return summary
+
+
+def policy_arguments(job: PolicyJob) -> GRPOConfig:
+    """TRL's arguments: everything METHODS names is set explicitly, since TRL's defaults differ."""
+    config = job.config
+    return GRPOConfig(
         **common_arguments(config.optimiser, job.out),
         max_steps=config.steps,
         num_generations=config.group_size,
@@ -177,35 +221,6 @@ def _train(job: PolicyJob, tools: ToolRunner) -> TrainingSummary:
         log_completions=False,
         warmup_steps=round(config.optimiser.warmup_ratio * config.steps),
     )
-    samples = config.optimiser.batch_size * config.optimiser.accumulation
-    trainer = GRPOTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list([{"prompt": prompt_text(row["question"], config.prompt)} for row in chosen]),
-        processing_class=tokenizer,
-        reward_funcs=[reward_function(name) for name in PARTS],
-        rollout_func=make_rollout_func(engine_for, recorder, config.optimiser.seed, min(samples, job.decode_batch)),
-        callbacks=[ProgressCallback(Progress(job.progress, "steps"))],
-    )
-    assert_world_size(trainer, job.workers)
-    before = adapter_digest(model)
-    trainer.train()
-    summary = TrainingSummary(
-        rows_in=len(set(job.question_ids)),
-        rows_used=len(set(job.question_ids)),
-        steps=trainer.state.global_step,
-        log=tuple(trainer.state.log_history),
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        extra={
-            "adapter_before": before,
-            "adapter_after": adapter_digest(model),
-            **rollout_counts(recorder.rows, config.group_size),
-        },
-    )
-    if trainer.is_world_process_zero():
-        publish(model, job.adapter_out, job.out, summary)
-        save_rollouts(recorder.rows, job)
-    return summary
 
 
 def save_rollouts(rows: list[dict[str, Any]], job: PolicyJob) -> None:

@@ -24,7 +24,7 @@ from agentflow.mask import encode
 from agentflow.models.loading import load_model, load_tokenizer, resolve, tokenize_with
 from agentflow.progress import Progress
 from agentflow.records import Segment, Span
-from agentflow.rendering import completion_spans, prompt_text
+from agentflow.rendering import completion_spans, prompt_head, prompt_turn
 from agentflow.toolset import syntax_for
 from agentflow.training.callbacks import ProgressCallback, assert_world_size
 from agentflow.training.config import OptimiserSettings, SupervisedSettings
@@ -36,11 +36,13 @@ def encode_rows(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows as {"input_ids", "labels"} and the rejects (too_long, nothing_to_train) as {"key", "reason", "detail"}."""
     syntax, tokenize = syntax_for(job.prompt.syntax), tokenize_with(tokenizer)
+    # Head and turn apart, as generation and the loss filter read them.
+    head = Span("prompt", prompt_head(job.prompt))
     encoded, rejects = [], []
     for row in rows:
-        prompt = Span("prompt", prompt_text(row["question"], job.prompt))
+        turn = Span("prompt", prompt_turn(row["question"], job.prompt))
         segments = [Segment.from_row(segment) for segment in row["segments"]]
-        spans = [prompt, *completion_spans(segments, row["answer"], syntax)]
+        spans = [head, turn, *completion_spans(segments, row["answer"], syntax)]
         tokens = encode(spans, tokenize, end_id=tokenizer.eos_token_id)
         if len(tokens.input_ids) > job.settings.max_length:
             detail = f"{len(tokens.input_ids)} tokens, at most {job.settings.max_length}"

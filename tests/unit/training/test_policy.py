@@ -18,7 +18,7 @@ from agentflow.access import Access
 from agentflow.errors import ToolFailure
 from agentflow.models.settings import GenerationConfig
 from agentflow.records import Rollout, ToolCall, ToolResult
-from agentflow.rendering import PromptConfig, prompt_text
+from agentflow.rendering import PromptConfig, prompt_head, prompt_turn
 from agentflow.rewards.composite import RewardConfig
 from agentflow.rewards.groups import group_advantages
 from agentflow.schemas import QUESTIONS, ROLLOUTS
@@ -173,8 +173,9 @@ def rollout(text: str, failure: str | None = None) -> Rollout:
 @pytest.fixture
 def recorder():
     question = next(row for row in question_rows(1) if row["split"] == "train")
-    prompt = prompt_text(question["question"], PROMPT)
-    return RolloutRecorder(RewardConfig(), syntax_for("compact"), {prompt: question}, group_size=2), prompt, question
+    prompt = prompt_turn(question["question"], PROMPT)
+    kept = RolloutRecorder(RewardConfig(), syntax_for("compact"), prompt_head(PROMPT), {prompt: question}, group_size=2)
+    return kept, prompt, question
 
 
 def test_the_length_part_counts_the_models_own_words(recorder):
@@ -193,11 +194,14 @@ def test_a_failed_rollout_has_no_parts_whatever_it_wrote(recorder):
     kept, prompt, question = recorder
     failed = rollout(f"<think>so</think><answer>{question['answer']}</answer>", failure="timeout")
     assert kept.parts(failed, question) is None and kept.weighted(None) is None
-    kept.record(3, [prompt, prompt], [failed, rollout("a")], [None, kept.parts(rollout("a"), question)])
-    first, second = kept.rows
+    for rank in (0, 1):
+        kept.record(3, rank, [prompt, prompt], [failed, rollout("a")], [None, kept.parts(rollout("a"), question)])
+    first, second, *others = kept.rows
+    assert first["prompt"] == prompt_head(PROMPT) + prompt
+    assert [row["id"] for row in others] == ["00003-001-000", "00003-001-001"], "workers' groups stand apart"
     assert (first["reward"], first["advantage"], first["status"]) == (None, None, "failed")
     assert (second["advantage"], second["status"]) == (0.0, "ok")
-    assert [row["id"] for row in kept.rows] == ["00003-000-000", "00003-000-001"]
+    assert [first["id"], second["id"]] == ["00003-000-000", "00003-000-001"]
 
 
 def test_the_reward_functions_hand_on_what_was_scored_with_the_rollouts():
