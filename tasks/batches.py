@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
+from prefect import get_client
 from prefect.artifacts import create_table_artifact
 from prefect.futures import PrefectFuture
-from prefect.states import State
+from prefect.states import Crashed, State
+from prefect_ray.context import remote_options
 
 from agentflow.artifacts.batches import Batch
 from agentflow.artifacts.store import Store
@@ -66,17 +68,18 @@ def run_batches(
     batches = split(rows, size)
     progress = Progress(where.progress(name), "rows")
     done: list[Batch | None] = [store.find_batch(stage, fingerprint, batch_key(batch)) for batch in batches]
-    submitted = {
-        i: submit(f"{name} {i + 1}/{len(batches)}", batch_key(batch), batch, False)
-        for i, batch in enumerate(batches)
-        if done[i] is None
-    }
+    # By default Ray runs a dead worker's task three times more: paid work is only repeated when somebody asks for it.
+    with remote_options(max_retries=0):
+        submitted = {
+            i: submit(f"{name} {i + 1}/{len(batches)}", batch_key(batch), batch, False)
+            for i, batch in enumerate(batches)
+            if done[i] is None
+        }
     finished = sum(len(batch) for i, batch in enumerate(batches) if done[i] is not None)
     progress.update(finished, len(rows))
     states: dict[int, State[Any]] = {}
     for i, future in submitted.items():
-        future.wait()
-        states[i] = future.state
+        states[i] = _final_state(future)
         done[i] = store.find_batch(stage, fingerprint, batch_key(batches[i]))
         finished += len(batches[i])
         progress.update(finished, len(rows))
@@ -134,6 +137,15 @@ def _kind(error: BaseException) -> str:
     families = {BudgetExceeded: "budget", StoreError: "store", UserError: "configuration"}
     named = (word for family, word in families.items() if isinstance(error, family))
     return next(named, str(getattr(error, "kind", "crashed")))
+
+
+def _final_state(future: PrefectFuture[Any]) -> State[Any]:
+    """Wait for a batch's task. A worker that died told nobody: the server would show its task as running for ever."""
+    future.wait()
+    if future.state.is_crashed():
+        with get_client(sync_client=True) as client:
+            client.set_task_run_state(future.task_run_id, Crashed(message=future.state.message), force=True)
+    return future.state
 
 
 def _error_of(state: State[Any]) -> BaseException:

@@ -1,7 +1,11 @@
-"""The data stages as processes that a test starts, watches and kills; everything they start dies or is counted as an orphan."""
+"""The data stages as processes that a test starts, watches and kills.
+
+In: a root and services that the test owns. Out: digests, or what was said; whatever a killed process started must die.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,8 +28,8 @@ SETTINGS = (
     "traces.batch_size=6",
     "tool_insertion.batch_size=6",
     "teacher.concurrency=2",
-    "teacher.local.latency_ms=250",
-    "search.local.latency_ms=150",
+    "teacher.local.latency_ms=400",
+    "search.local.latency_ms=200",
 )
 # Slow enough to be hit in the middle; none of it is part of any identity.
 
@@ -36,6 +40,11 @@ class Undisturbed:
 
     digests: dict[str, Any]
     paid: int
+
+    def until(self, stage: str) -> dict[str, Any]:
+        """Digests of the tables up to `stage`."""
+        names = list(self.digests)
+        return {name: self.digests[name] for name in names[: names.index(stage) + 1]}
 
 
 class DataProcess:
@@ -48,8 +57,10 @@ class DataProcess:
         settings: Sequence[str] = (),
         environment: dict[str, str | None] | None = None,
         wrapper: Sequence[str] = (),
+        until: str = "loss_filter",
     ) -> None:
-        flags = [f"--{service.service}={service.base_url}" for service in services]
+        flags = [f"--until={until}"]
+        flags += [f"--{service.service}={service.base_url}" for service in services]
         flags += [f"--set={setting}" for setting in settings]
         changed = {**os.environ, **(environment or {})}
         self._stdout: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
@@ -81,11 +92,17 @@ class DataProcess:
         """All processes it started, and those they started."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def kill(self) -> float:
-        """SIGKILL for the whole process group; returns the instant. Fails if a descendant outlives it by 20 s."""
+    def kill(self, *, everything: bool = True) -> float:
+        """SIGKILL for the process group and (`everything`) all descendants at once; returns the instant.
+
+        Fails if a descendant outlives the group by 20 s.
+        """
         children = self.descendants()
         instant = time.time()
         os.killpg(self.process.pid, signal.SIGKILL)
+        for child in children if everything else ():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         self.process.wait()
         _, alive = psutil.wait_procs(children, timeout=20)
         assert not alive, f"orphans: {[' '.join(process.cmdline()) for process in alive]}"
