@@ -98,7 +98,8 @@ def demo() -> Recipe:
     optimiser = OptimiserSettings(learning_rate=1e-3, schedule="cosine", warmup_ratio=0.1, batch_size=4, accumulation=1)
     settings = SupervisedSettings(lora=LoraSettings(dropout=0.0), optimiser=optimiser, max_steps=108, max_length=512)
     gentle = optimiser.model_copy(update={"learning_rate": 2e-4, "batch_size": 8})
-    policy = OptimiserSettings(learning_rate=2e-5, schedule="constant", warmup_ratio=0.0, batch_size=16, accumulation=1)
+    # 4 x 4: sixteen samples a step without sixteen rows of logits in memory at once.
+    policy = OptimiserSettings(learning_rate=2e-5, schedule="constant", warmup_ratio=0.0, batch_size=4, accumulation=4)
     source = GeneratedSource(
         arithmetic_train=290,
         arithmetic_templates=10,
@@ -120,7 +121,7 @@ def demo() -> Recipe:
         cold_start=ColdStartConfig(
             n_samples=48, settings=settings.model_copy(update={"optimiser": gentle, "max_steps": 6})
         ),
-        grpo=GrpoConfig(generation=GenerationConfig(max_new_tokens=160, temperature=1.0), steps=6, optimiser=policy),
+        grpo=GrpoConfig(generation=GenerationConfig(max_new_tokens=160, temperature=1.2), steps=6, optimiser=policy),
         evaluate=_evaluations(GenerationConfig(max_new_tokens=220)),
         notes=(
             "Teacher and search are local stand-ins: the numbers show that the pipeline works, not how good a real "
