@@ -94,9 +94,15 @@ def test_refused_attempts_release_and_unknown_ones_are_charged(database: str) ->
 
 def test_a_call_cancelled_on_its_way_leaves_no_reservation_and_is_charged(database: str) -> None:
     async def run(ledger: Ledger) -> None:
-        task = asyncio.create_task(ledger.ask(numbered(0), lambda: costs(0.1, wait=30), Cost(usd=0.3)))
-        while purse(ledger, "r")["reserved_usd"] == 0:
-            await asyncio.sleep(0.005)
+        on_its_way = asyncio.Event()
+
+        async def send() -> Answer:
+            on_its_way.set()
+            return await costs(0.1, wait=30)
+
+        task = asyncio.create_task(ledger.ask(numbered(0), send, Cost(usd=0.3)))
+        await on_its_way.wait()
+        assert purse(ledger, "r")["reserved_usd"] == 0.3
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
