@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from agentflow.artifacts.files import storage_errors
+
 
 class Progress:
     """Progress of one stage; with `path` None every call does nothing (a stage in a notebook)."""
@@ -18,13 +20,17 @@ class Progress:
         self._path, self._unit = path, unit
 
     def update(self, done: int, total: int, note: str = "") -> None:
-        """Say how far the stage is; the file is replaced whole, so a reader never sees half of it."""
+        """Say how far the stage is; the file is replaced whole, so a reader never sees half of it.
+
+        Raises StoreError if it cannot be written: then the disk is full or not writable, and nothing else could be.
+        """
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps({"done": done, "total": total, "unit": self._unit, "note": note}))
-        os.replace(temporary, self._path)
+        with storage_errors(f"write {self._path}"):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps({"done": done, "total": total, "unit": self._unit, "note": note}))
+            os.replace(temporary, self._path)
 
 
 def read_progress(path: Path) -> dict[str, Any] | None:

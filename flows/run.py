@@ -23,7 +23,7 @@ from rich.console import Console
 
 from agentflow.access import Access
 from agentflow.artifacts.store import Store
-from agentflow.errors import AgentflowError
+from agentflow.errors import AgentflowError, StoreError
 from agentflow.ledger import Mode
 from flows.plan import decide, plan
 from flows.recipes import Recipe
@@ -98,15 +98,21 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
                 _flow(recipe, where, made)
         except (Exception, KeyboardInterrupt) as caught:
             error = caught
-        report = write_report(
-            recipe,
-            where,
-            made,
-            started_at=started_at,
-            wall_s=time.monotonic() - started,
-            peak_mb=memory.peak_mb,
-            error="" if error is None else str(error) or type(error).__name__,
-        )
+        try:
+            report = write_report(
+                recipe,
+                where,
+                made,
+                started_at=started_at,
+                wall_s=time.monotonic() - started,
+                peak_mb=memory.peak_mb,
+                error="" if error is None else str(error) or type(error).__name__,
+            )
+        except StoreError as unwritten:
+            if error is None:
+                raise
+            console.print(f"no report: {unwritten}", highlight=False)
+            raise error from unwritten  # what ended the run matters more
         if error is not None:
             if isinstance(error, AgentflowError):
                 console.print(f"report of what was made: {report}", highlight=False)

@@ -20,6 +20,8 @@ from agentflow.services.server import LocalService
 
 pytestmark = pytest.mark.faults
 SEED = 20240611
+UNTIL = "tool_insertion"
+# The last paid data stage.
 IN_FLIGHT_SLACK_S = 0.3
 # An answer that has left the service still has to be read and stored before it is safe.
 
@@ -87,7 +89,7 @@ def test_the_same_run_started_twice_at_once_computes_and_pays_once(
 def test_a_killed_ray_worker_costs_its_batch_and_nothing_else(
     services: tuple[LocalService, LocalService], undisturbed: Undisturbed, tmp_path: Path, prefect_api: str
 ) -> None:
-    run = DataProcess(tmp_path, services, SETTINGS, until="tool_insertion")
+    run = DataProcess(tmp_path, services, SETTINGS, until=UNTIL)
     assert run.wait_until(lambda: paid(services) >= 5)
     busy = [process for process in run.descendants() if "traces-batch" in _title(process)]
     assert busy, [_title(process) for process in run.descendants()]
@@ -100,7 +102,7 @@ def test_a_killed_ray_worker_costs_its_batch_and_nothing_else(
     states = Counter(run["state_type"] for run in _ask(prefect_api, "task_runs", query))
     assert states["CRASHED"] == 1 and not states.keys() & {"RUNNING", "PENDING", "SCHEDULED"}
     assert "traces" not in {stage for stage, folders in visible(tmp_path).items() if folders}
-    assert DataProcess(tmp_path, services, SETTINGS, until="tool_insertion").finish()["digests"] == undisturbed.until(
+    assert DataProcess(tmp_path, services, SETTINGS, until=UNTIL).finish()["digests"] == undisturbed.until(
         "tool_insertion"
     )
     extra, in_flight = _paid_again(services, [instant])
