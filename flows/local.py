@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -115,8 +116,10 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + SERVER_START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
+            free_mb = shutil.disk_usage(log.parent).free / 1e6
+            full = f"only {free_mb:.1f} MB are free in {log.parent}: free space and run again; " if free_mb < 50 else ""
             raise UserError(
-                f"the Prefect server ended at once (exit {process.returncode}); its last lines: {_tail(log)}"
+                f"the Prefect server ended at once (exit {process.returncode}); {full}its last lines: {_tail(log)}"
             )
         try:
             if httpx.get(url, timeout=2, trust_env=False).status_code == 200:

@@ -12,6 +12,7 @@ from prefect_ray import RayTaskRunner
 from agentflow.artifacts.fingerprint import Identity
 from flows.plan import evaluation_name, plan
 from flows.recipes import Recipe
+from flows.signals import terminable
 from tasks.context import RunContext
 from tasks.evaluate import make_evaluation, open_answerer
 from tasks.loss_filter import make_loss_filter
@@ -24,7 +25,13 @@ from tasks.training import make_cold_start, make_grpo, make_sft
 # retries=0: a retry is asked for in the UI or by running again, and does only what is missing.
 @flow(name="pipeline", retries=0, task_runner=RayTaskRunner(), persist_result=False)
 def pipeline(recipe: Recipe, where: RunContext) -> None:
-    """Make every artifact of `recipe` that is not there yet, in the order of the DAG."""
+    """Make every artifact of `recipe` that is not there yet."""
+    with terminable():
+        make_all(recipe, where)
+
+
+def make_all(recipe: Recipe, where: RunContext) -> None:
+    """The stages in the order of the DAG."""
     nodes = plan(recipe)
 
     def of(name: str) -> tuple[Identity, Any]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from agentflow.errors import AgentflowError, StoreError
 from agentflow.ledger import Mode
 from flows.plan import decide, plan
 from flows.recipes import Recipe
+from flows.signals import terminable
 from tasks.context import Resources, RunContext
 from tasks.making import Made
 
@@ -83,7 +82,7 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
     started, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     made: dict[str, Made] = {}
     with ExitStack() as stack:
-        stack.enter_context(_terminable())
+        stack.enter_context(terminable())
         memory = stack.enter_context(MemoryWatch())
         teacher_url, search_url = stack.enter_context(local_services(recipe))
         where = context_of(recipe, options, teacher_url, search_url)
@@ -131,23 +130,6 @@ async def _check_keys(recipe: Recipe, where: RunContext) -> None:
         if running & {"tool_insertion", "grpo", "evaluate"}:
             async with where.access.open_toolbox(recipe.tools, recipe.search, recipe.edition, ledger):
                 pass
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: report written, servers and workers stopped, nothing orphaned."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt("terminated")
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _quiet() -> dict[str, str]:

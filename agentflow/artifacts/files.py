@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import pyarrow as pa
 
 from agentflow.artifacts.manifest import FileEntry
 from agentflow.config import sha256_file
-from agentflow.errors import StoreError
+from agentflow.errors import AgentflowError, StoreError
 
 _ADVICE = {
     errno.ENOSPC: "free space on that disk and run again",
@@ -31,11 +32,12 @@ _ADVICE = {
     errno.EPERM: "this user may not write there; choose another root or mend the permissions",
     errno.EIO: "the disk reports errors; check it before running again",
 }
+_OS_ERROR = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
 
 
 @contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Turn an OSError or an Arrow error inside the block into a StoreError naming `what`, the cause and the remedy."""
+    """Turn an error of the operating system or of Arrow inside the block into a StoreError: `what`, cause, remedy."""
     try:
         yield
     except OSError as error:
@@ -45,6 +47,15 @@ def storage_errors(what: str) -> Iterator[None]:
         raise StoreError(f"cannot {what}: {cause}{where}; {advice}") from error
     except pa.ArrowException as error:
         raise StoreError(f"cannot {what}: {error}; nothing was published") from error
+    except Exception as error:
+        # Libraries written in Rust (safetensors, tokenizers) raise errors of their own types, with the number in the
+        # text, and Ray hands on a worker's error in a type of its own.
+        number = _OS_ERROR.search(str(error))
+        if isinstance(error, AgentflowError) or number is None:
+            raise
+        code = int(number[1] or number[2])
+        advice = _ADVICE.get(code, "nothing was published; mend the cause and run again")
+        raise StoreError(f"cannot {what}: {os.strerror(code)}; {advice}") from error
 
 
 def sync(path: Path) -> None:
