@@ -24,9 +24,9 @@ class OfALibrary(Exception):
     ],
 )
 def test_a_full_disk_is_named_with_its_remedy(error: Exception) -> None:
-    with pytest.raises(StoreError, match=r"^cannot write it: No space left on device.*free space") as caught:
-        with storage_errors("write it"):
-            raise error
+    said = r"^cannot write it: No space left on device.*free space"
+    with pytest.raises(StoreError, match=said) as caught, storage_errors("write it"):
+        raise error
     assert caught.value.__cause__ is error
 
 
