@@ -3,6 +3,7 @@
 #   make demo         the whole pipeline with a real small language model, no key, no GPU, no hub
 #   make test         all tests but the slow fault tests
 #   make test-faults  kills, clusters, PostgreSQL
+#   make test-ui      Retry in Prefect's UI, in a real browser (Debian's chromium)
 #   make check        lint, format, types, import rules
 #   make bench NAME=main_job
 #   make clean        caches and build folders; keeps .venv and runs/ (a ledger of paid answers lives there)
@@ -14,10 +15,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTHON ?=
 
-.PHONY: help setup demo test test-faults check bench clean
+.PHONY: help setup demo test test-faults test-ui check bench clean
 
 help:
-	@sed -n '3,10s/^# \{0,1\}//p' Makefile
+	@sed -n '3,11s/^# \{0,1\}//p' Makefile
 
 setup: .venv/.ready
 
@@ -52,10 +53,14 @@ demo: setup
 	$(BIN)/agentflow run demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not faults"
+	$(BIN)/python -m pytest -m "not faults and not ui"
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults -rs
+
+test-ui: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
+	$(BIN)/python -m pytest -m ui -rs
 
 check: setup
 	$(BIN)/ruff check .

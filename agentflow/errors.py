@@ -37,6 +37,10 @@ class UnstableValueError(UserError):
     """A configuration value has no stable canonical form and so cannot enter a fingerprint."""
 
 
+class LicenceRefused(UserError):
+    """Rows stand under licences or terms that the configured policy forbids, alone or together."""
+
+
 # ---------------------------------------------------------------- external services
 class ServiceFailure(AgentflowError):
     """A paid or external call gave no usable answer.
@@ -146,6 +150,15 @@ class BudgetExceeded(AgentflowError):
     kind = "budget"
 
 
+# ---------------------------------------------------------------- scoring
+class UnscorableRow(AgentflowError, ValueError):
+    """No loss of this row can mean anything; it is quarantined under `kind`."""
+
+    def __init__(self, message: str, *, kind: str = "unscorable") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 # ---------------------------------------------------------------- tools
 class ToolArgumentError(AgentflowError, ValueError):
     """The caller (a model) wrote arguments the tool refuses. It is shown to the model as the call's result."""
@@ -168,6 +181,10 @@ class CorruptArtifact(StoreError):
     """Bytes, counts or schema differ from the manifest. Never used; recompute after removing it."""
 
 
+class HistoryDamaged(StoreError):
+    """The history of promotions is torn, edited or incomplete: what is promoted cannot be said."""
+
+
 class SchemaMismatch(StoreError):
     """Rows do not have the columns their stage boundary declares; the message names missing and available ones."""
 
@@ -179,12 +196,34 @@ class ConservationError(StoreError):
 class StageIncomplete(AgentflowError):
     """More rows failed than the failure budget allows. Committed batches stay; a retry asks only what is missing.
 
-    `failed` counts keys by reason, `cause` is what one of them met. All but the message may be left out, so that the
-    error survives the way from a worker process to its driver (an exception is rebuilt from its message alone).
+    `failed` counts keys by reason, `cause` is what one of them met, `missing` says of every failed key (key, reason,
+    detail). All but the message may be left out, so that the error survives the way from a worker process to its
+    driver (an exception is rebuilt from its message alone).
     """
 
-    def __init__(self, message: str, *, stage: str = "", failed: dict[str, int] | None = None, cause: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str = "",
+        failed: dict[str, int] | None = None,
+        cause: str = "",
+        missing: list[tuple[str, str, str]] | None = None,
+    ) -> None:
         super().__init__(message)
         self.stage = stage
         self.failed = failed or {}
         self.cause = cause
+        self.missing = missing or []
+
+
+class PolicyCollapsed(AgentflowError):
+    """The collapse guard stopped a policy's training; the message names the alarm and its numbers."""
+
+
+class WorkersLost(AgentflowError):
+    """Worker processes or nodes of a cluster died too often, or none with room came in time. What is finished stays."""
+
+
+class JobFailed(AgentflowError):
+    """A job on the cluster ended without its result; the message holds its id and last lines."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -62,6 +63,10 @@ class ToolResult:
     # Key of the paid call behind it, None for local tools.
     as_of: str | None = None
     # ISO date at which a stored external answer was fetched.
+    leaks: int = 0
+    # Search results that hold the question and its gold answer (tools.leaks).
+    blocked: int = 0
+    # Search results left out for their address.
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Segment:
             "result_error": self.result.error if self.result else None,
             "ledger_key": self.result.ledger_key if self.result else None,
             "as_of": self.result.as_of if self.result else None,
+            "leaks": self.result.leaks if self.result else None,
+            "blocked": self.result.blocked if self.result else None,
         }
 
     @classmethod
@@ -94,7 +101,14 @@ class Segment:
         return cls(
             kind="call",
             call=ToolCall(row["tool"], json.loads(row["arguments"])),
-            result=ToolResult(row["result"], row["result_error"], row["ledger_key"], row["as_of"]),
+            result=ToolResult(
+                row["result"],
+                row["result_error"],
+                row["ledger_key"],
+                row["as_of"],
+                leaks=row.get("leaks") or 0,
+                blocked=row.get("blocked") or 0,
+            ),
         )
 
 
@@ -159,7 +173,7 @@ class Reject:
 class Outcomes:
     """What a stage says about every one of its input keys (promise P2)."""
 
-    rows: list[dict[str, Any]]
+    rows: Sequence[dict[str, Any]]
     # Output rows, columns as declared in `schemas` for the stage.
     rejects: list[Reject] = field(default_factory=list)
     keys_in: int = 0

@@ -25,6 +25,20 @@ SEGMENT = pa.struct(
         ("result_error", _S),  # reason if the arguments were refused
         ("ledger_key", _S),  # the paid call behind the result
         ("as_of", _S),  # ISO date of a stored external answer
+        ("leaks", _I),  # search results that hold the question and its gold answer (null for text)
+        ("blocked", _I),  # search results left out for their address
+    ]
+)
+
+# An equation that the calculator contradicts (insertion.contradictions).
+CONTRADICTION = pa.struct(
+    [
+        ("at", _I),  # offset of the stated result in the reasoning as it now is
+        ("expression", _S),
+        ("stated", _S),  # as the teacher wrote it
+        ("computed", _S),  # what the calculator says, "" if it refuses
+        ("action", _S),  # "kept" or "corrected": then `computed` stands at `at`
+        ("later_uses", _I),  # times the wrong number stands in the text behind it, left as they are
     ]
 )
 
@@ -70,18 +84,37 @@ TOOL_TRACES = pa.schema(
         *TRACES,
         ("segments", pa.list_(SEGMENT)),  # concatenated "text" == reasoning, byte for byte
         ("n_calls", _I),
+        ("contradictions", pa.list_(CONTRADICTION)),  # where the teacher's arithmetic is wrong; usually empty
+        ("lookups_key", _S),  # the paid call in which the teacher marked lookups, "" where it was not asked
+    ]
+)
+
+# What the loss filter measured of one call. For granularity per_call of this call alone; for sample its share of the
+# sample's loss, over the tokens up to the next call, for the record only (null where there are none).
+CALL_SCORE = pa.struct(
+    [
+        ("tool", _S),
+        ("kept", _B),
+        ("loss_plain", _F),
+        ("loss_with", _F),
+        ("loss_empty", _F),
+        ("delta", _F),
+        ("n_common", _I),
     ]
 )
 
 FILTERED = pa.schema(
     [
         *TOOL_TRACES,
-        ("decision", _S),  # "kept", "calls_removed" (loser, stays without its calls) or "no_calls"
-        ("loss_plain", _F),  # nats a token over the common tokens without calls; null for no_calls
-        ("loss_with", _F),  # the same with calls and results in place
-        ("delta", _F),  # loss_plain - loss_with, rounded to 1e-4; > 0 means the calls help
-        ("n_common", _I),  # tokens the means run over
+        ("decision", _S),  # "kept", "some_calls_kept", "calls_removed" (loser, stays without calls) or "no_calls"
+        # Nats a token. Of the whole sample; for granularity per_call the mean over its calls. null for no_calls.
+        ("loss_plain", _F),  # over the common tokens without calls
+        ("loss_with", _F),  # the same with calls and results
+        ("loss_empty", _F),  # the same with calls whose results are empty; null unless baseline is "min"
+        ("delta", _F),  # loss_plain (or the smaller of it and loss_empty) - loss_with, to 1e-4; > 0: the calls help
+        ("n_common", _I),  # tokens the losses run over
         ("n_calls_before", _I),  # calls inserted before the filter
+        ("call_scores", pa.list_(CALL_SCORE)),  # one for each of them, in order
     ]
 )
 
@@ -153,8 +186,8 @@ STAGES: dict[str, Stage] = {
         Stage("base_model", (), None),
         Stage("questions", (), QUESTIONS),
         Stage("traces", ("questions",), TRACES),
-        Stage("tool_insertion", ("traces",), TOOL_TRACES),
-        Stage("loss_filter", ("tool_insertion", "base_model"), FILTERED),
+        Stage("tool_insertion", ("traces",), TOOL_TRACES, version=2),
+        Stage("loss_filter", ("tool_insertion", "base_model"), FILTERED, version=2),
         Stage("sft", ("loss_filter", "base_model"), None),
         Stage("cold_start", ("loss_filter", "sft", "base_model"), None),
         Stage("grpo", ("questions", "cold_start", "base_model"), None),

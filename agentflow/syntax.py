@@ -59,6 +59,11 @@ class Syntax:
             self._result = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
 
     # ------------------------------------------------------------------ rendering
+    @property
+    def opener(self) -> str:
+        """What every call begins with, whichever tool it is for."""
+        return " [" if self.name == "compact" else " <tool_call>"
+
     def representable(self, call: ToolCall) -> bool:
         """Whether rendering `call` and finding it again gives `call` back, and leaves the text around it whole."""
         try:

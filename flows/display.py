@@ -22,7 +22,6 @@ from rich.progress import (
 
 from agentflow.progress import read_progress
 from flows.plan import Node
-from flows.reporting import ledger_use
 from tasks.context import RunContext
 from tasks.making import Made
 
@@ -86,9 +85,8 @@ class Display:
             return
         note = str(state["note"]) or str(state["unit"])
         if name in ("traces", "tool_insertion"):
-            use = ledger_use(self._where)
-            paid, replayed = use.teacher.paid + use.search.paid, use.teacher.replayed + use.search.replayed
-            note += f"  calls {paid} paid, {replayed} replayed"
+            with self._where.access.open_ledger() as ledger:
+                note = ledger.meter()  # newer than what the stage wrote when a batch ended
         self._bars.update(self._tasks[name], completed=state["done"], total=state["total"], note=note)
 
     def _finished(self, name: str) -> None:

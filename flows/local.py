@@ -24,9 +24,12 @@ import httpx
 
 from agentflow.errors import UserError
 from agentflow.services.server import LocalService
+from flows.cluster import configured_address
 from flows.recipes import Recipe
+from tasks import worker_logs
 
 SERVER_START_S = 120.0
+RAY_STARTS = 3
 QUIET = {
     # Lines of no use to a person who watches a run.
     "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -56,16 +59,21 @@ def free_port(wanted: int | None, what: str) -> int:
 
 
 @contextmanager
-def prefect_server(root: Path, port: int | None, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
-    """Address of the UI of the configured Prefect server, or of one started here whose history stays below `root`.
+def prefect_server(
+    root: Path, port: int | None, meanwhile: Callable[[], object] = lambda: None, database_url: str | None = None
+) -> Iterator[str]:
+    """Address of the UI of the configured Prefect server, or of one started here whose history stays below `root`, or
+    in the PostgreSQL database at `database_url`.
 
-    `meanwhile` is called while the server starts, when PREFECT_API_URL is known already.
+    `meanwhile` is called while the server starts, when PREFECT_API_URL is known already. Raises UserError if the
+    configured server does not answer.
     """
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
     configured = get_current_settings().api.url
     if configured:
+        check_prefect(configured)
         meanwhile()
         yield configured.removesuffix("/api")
         return
@@ -75,7 +83,7 @@ def prefect_server(root: Path, port: int | None, meanwhile: Callable[[], object]
     home.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_API_DATABASE_CONNECTION_URL": database_url or f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         # The UI asks port 4200 unless it is told otherwise.
         "PREFECT_SERVER_UI_API_URL": f"{url}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -88,7 +96,7 @@ def prefect_server(root: Path, port: int | None, meanwhile: Callable[[], object]
             stderr=log,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
     try:
         # Ray workers read the environment, this process its settings, which were made before.
@@ -103,10 +111,21 @@ def prefect_server(root: Path, port: int | None, meanwhile: Callable[[], object]
                 APILogWorker.drain_all(timeout=5)
     finally:
         os.environ.pop("PREFECT_API_URL", None)
-        _stop(process)
+        stop_process(process)
 
 
-def _end_with_parent() -> None:
+def check_prefect(api_url: str) -> None:
+    """Raise UserError unless something answers HTTP at the configured Prefect API."""
+    try:
+        httpx.get(f"{api_url.rstrip('/')}/health", timeout=10)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(
+            f"no Prefect server answers at PREFECT_API_URL={api_url} ({error}); start it (`agentflow up`), correct the "
+            "address, or unset PREFECT_API_URL to have one started here"
+        ) from error
+
+
+def end_with_parent() -> None:
     """Ask Linux to end this child when its parent is gone, however it went (kill -9 leaves no orphan server)."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
@@ -119,7 +138,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             free_mb = shutil.disk_usage(log.parent).free / 1e6
             full = f"only {free_mb:.1f} MB are free in {log.parent}: free space and run again; " if free_mb < 50 else ""
             raise UserError(
-                f"the Prefect server ended at once (exit {process.returncode}); {full}its last lines: {_tail(log)}"
+                f"the Prefect server ended at once (exit {process.returncode}); {full}its last lines: {tail(log)}"
             )
         try:
             if httpx.get(url, timeout=2, trust_env=False).status_code == 200:
@@ -129,11 +148,11 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise UserError(f"the Prefect server did not answer within {SERVER_START_S:.0f} s; look at {log}")
 
 
-def _tail(log: Path, lines: int = 5) -> str:
+def tail(log: Path, lines: int = 5) -> str:
     return " | ".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_process(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     os.killpg(process.pid, signal.SIGTERM)
@@ -145,27 +164,35 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def ray_cluster(cpus: int) -> Iterator[None]:
-    """Ray, connected: the cluster at RAY_ADDRESS, or a local one with `cpus` cores."""
+def ray_cluster(cpus: int, address: str | None = None) -> Iterator[None]:
+    """Ray, connected: the cluster at `address` (or RAY_ADDRESS), or a local one with `cpus` cores.
+
+    Raises UserError if no cluster answers at the address; then none is started instead.
+    """
     import ray
 
     if ray.is_initialized():
         yield
         return
     previous = signal.getsignal(signal.SIGTERM)
-    address = os.environ.get("RAY_ADDRESS")
+    address = configured_address(address)
     # Workers must find our packages also when the command runs outside the checkout.
     runtime_env = {"env_vars": {name: os.environ[name] for name in ("PREFECT_API_URL",) if name in os.environ}}
     if address:
-        ray.init(address=address, log_to_driver=False, runtime_env=runtime_env)
+        check_ray(address)
+        try:
+            ray.init(address=address, log_to_driver=True, logging_level=logging.ERROR, runtime_env=runtime_env)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(_no_ray(address, error)) from error
     else:
-        ray.init(
+        _start_ray(
             num_cpus=cpus,
             include_dashboard=False,
-            log_to_driver=False,
+            log_to_driver=True,  # to tasks.worker_logs, not to the terminal
             logging_level=logging.ERROR,
             runtime_env=runtime_env,
         )
+    worker_logs.capture()
     # ray.init replaces the SIGTERM handler; without the old one a cancelled flow would not end as Cancelled.
     signal.signal(signal.SIGTERM, previous)
     try:
@@ -174,13 +201,56 @@ def ray_cluster(cpus: int) -> Iterator[None]:
         ray.shutdown()
 
 
+def _start_ray(**settings: Any) -> None:
+    """Start a local Ray; where the machine is so busy that Ray's own 30 s are not enough, start it once more."""
+    import ray
+
+    for attempt in range(RAY_STARTS):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if attempt == RAY_STARTS - 1:
+                raise UserError(
+                    f"Ray did not start within 30 s, {RAY_STARTS} times: this machine is too busy; stop something"
+                ) from error
+
+
+def check_ray(address: str) -> None:
+    """Raise UserError if nothing listens at `address`; without this Ray tries for a minute and then names no cause."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator:
+        return  # "auto" or "local": only Ray knows where that is
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            pass
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(_no_ray(address, error)) from error
+
+
+def _no_ray(address: str, error: Exception) -> str:
+    return (
+        f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start it (`agentflow up`, or `ray start --head`), "
+        "correct the address, or unset RAY_ADDRESS to have a local one started"
+    )
+
+
 @contextmanager
 def local_services(recipe: Recipe) -> Iterator[tuple[str | None, str | None]]:
-    """Addresses of the stand-ins for teacher and search; None for a service that is configured for real or not used."""
+    """Addresses of the stand-ins for teacher and search; None for a service that is configured for real or not used.
+
+    A stand-in that runs already at AGENTFLOW_TEACHER_URL or AGENTFLOW_SEARCH_URL is used as it is and left running;
+    on a cluster it must be an address that all nodes reach.
+    """
     with ExitStack() as stack:
-        teacher = search = None
-        if recipe.teacher.base_url is None and (
-            recipe.traces.origin == "teacher" or recipe.tool_insertion.lookups != "none"
+        teacher, search = os.environ.get("AGENTFLOW_TEACHER_URL"), os.environ.get("AGENTFLOW_SEARCH_URL")
+        if (
+            teacher is None
+            and recipe.teacher.base_url is None
+            and (recipe.traces.origin == "teacher" or recipe.tool_insertion.lookups != "none")
         ):
             local = recipe.teacher.local
             options: dict[str, Any] = {
@@ -190,7 +260,7 @@ def local_services(recipe: Recipe) -> Iterator[tuple[str | None, str | None]]:
                 "latency_ms": local.latency_ms,
             }
             teacher = stack.enter_context(LocalService("teacher", known=local.known, **options)).base_url
-        if recipe.search.base_url is None and "Search" in recipe.tools.names:
+        if search is None and recipe.search.base_url is None and "Search" in recipe.tools.names:
             corpus = recipe.search.local
             where: dict[str, Any] = {"corpus": corpus.corpus} if corpus.corpus else {"world_seed": corpus.world_seed}
             search = stack.enter_context(LocalService("search", latency_ms=corpus.latency_ms, **where)).base_url

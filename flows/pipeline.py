@@ -4,13 +4,15 @@ evaluation.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
+from prefect.artifacts import create_link_artifact
 from prefect_ray import RayTaskRunner
 
 from agentflow.artifacts.fingerprint import Identity
 from flows.plan import evaluation_name, plan
+from flows.promoting import gate_run
 from flows.recipes import Recipe
 from flows.signals import terminable
 from tasks.context import RunContext
@@ -21,6 +23,8 @@ from tasks.tool_insertion import make_tool_insertion
 from tasks.traces import make_traces
 from tasks.training import make_cold_start, make_grpo, make_sft
 
+Part = Literal["data", "training", "evaluation"]
+
 
 # retries=0: a retry is asked for in the UI or by running again, and does only what is missing.
 @flow(name="pipeline", retries=0, task_runner=RayTaskRunner(), persist_result=False)
@@ -30,9 +34,12 @@ def pipeline(recipe: Recipe, where: RunContext) -> None:
         make_all(recipe, where)
 
 
-def make_all(recipe: Recipe, where: RunContext) -> None:
-    """The stages in the order of the DAG."""
+def make_all(recipe: Recipe, where: RunContext, upto: Part = "evaluation") -> None:
+    """The stages in the order of the DAG, up to and with the part `upto`."""
     nodes = plan(recipe)
+    report = where.folder.absolute() / "report.html"
+    said = f"Written when the run ends, on the machine it was started from: {report}"
+    create_link_artifact(key="report", link=report.as_uri(), link_text="report.html", description=said)
 
     def of(name: str) -> tuple[Identity, Any]:
         return nodes[name].identity, nodes[name].config
@@ -40,14 +47,20 @@ def make_all(recipe: Recipe, where: RunContext) -> None:
     base = make_base_model(*of("base_model"), where)
     questions = make_questions(*of("questions"), where)
     traces = make_traces(*of("traces"), questions, where)
-    inserted = make_tool_insertion(*of("tool_insertion"), traces, where)
+    inserted = make_tool_insertion(*of("tool_insertion"), traces, where, base)
     kept = make_loss_filter(*of("loss_filter"), inserted, base, where)
+    if "data" in (upto, recipe.upto):
+        gate_run(recipe, where, "data")
+        return
     sft = make_sft(*of("sft"), kept, base, where)
     cold_start = make_cold_start(*of("cold_start"), kept, sft, base, where)
     policy = make_grpo(*of("grpo"), questions, cold_start, base, where)
+    if "training" in (upto, recipe.upto):
+        return
     tuned = {"base": None, "sft": sft, "cold_start": cold_start, "grpo": policy}
     with open_answerer(where) as answerer:
         for config in recipe.evaluate:
             name = evaluation_name(config.model, config.style)
             evaluate = make_evaluation.with_options(task_run_name=name)
             evaluate(name, *of(name), questions, base, tuned[config.model], answerer, where)
+    gate_run(recipe, where, "full")

@@ -60,11 +60,16 @@ def plan(recipe: Recipe) -> dict[str, Node]:
     add("base_model", "base_model", recipe.base_model)
     add("questions", "questions", recipe.questions)
     add("traces", "traces", recipe.stage("traces"), "questions")
-    add("tool_insertion", "tool_insertion", recipe.stage("tool_insertion"), "traces")
+    sampler = ("base_model",) if recipe.tool_insertion.sampled else ()
+    add("tool_insertion", "tool_insertion", recipe.stage("tool_insertion"), "traces", *sampler)
     add("loss_filter", "loss_filter", recipe.stage("loss_filter"), "tool_insertion", "base_model")
+    if recipe.upto == "data":
+        return nodes
     add("sft", "sft", recipe.stage("sft"), "loss_filter", "base_model")
     add("cold_start", "cold_start", recipe.stage("cold_start"), "loss_filter", "sft", "base_model")
     add("grpo", "grpo", recipe.stage("grpo"), "questions", "cold_start", "base_model")
+    if recipe.upto == "training":
+        return nodes
     for config in recipe.evaluate:
         tuned = () if config.model == "base" else (config.model,)
         name = evaluation_name(config.model, config.style)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from agentflow.clock import read_times
+from agentflow.errors import AgentflowError, StoreError
 from agentflow.ledger import Ledger
 from agentflow.report.build import build_report
 from agentflow.report.model import CallUse, LedgerUse, RunRecord, StageRun
@@ -21,19 +26,26 @@ from tasks.making import Made
 SAMPLE_S = 1.0
 
 
-class MemoryWatch:
-    """Peak memory of this process and all its children, in MiB: the sum of what is private to each, plus the largest
-    shared part.
+class RunWatch:
+    """How long a run takes, and the peak memory of this process and all its children, in MiB: the sum of what is
+    private to each, plus the largest shared part.
 
     Plain RSS would count the same shared pages (libraries, Ray's object store) once per process.
     """
 
     def __init__(self) -> None:
         self.peak_mb = 0.0
+        self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._started = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="memory")
 
-    def __enter__(self) -> MemoryWatch:
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the watch was made."""
+        return time.monotonic() - self._started
+
+    def __enter__(self) -> RunWatch:
         self._thread.start()
         return self
 
@@ -47,7 +59,7 @@ class MemoryWatch:
 
 
 def tree_memory_mb() -> float:
-    """Memory of this process and its descendants now, MiB (see MemoryWatch)."""
+    """Memory of this process and its descendants now, MiB (see RunWatch)."""
     me = psutil.Process()
     private = shared = 0
     for process in [me, *me.children(recursive=True)]:
@@ -58,6 +70,45 @@ def tree_memory_mb() -> float:
         private += info.rss - info.shared
         shared = max(shared, info.shared)
     return (private + shared) / 2**20
+
+
+def work_and_report(
+    recipe: Recipe,
+    where: RunContext,
+    made: dict[str, Made],
+    watch: RunWatch,
+    work: Callable[[], None],
+    say: Callable[[str], object],
+) -> Path:
+    """Do `work`, which fills `made`, and write the report of what was made, whether it succeeded or not.
+
+    Returns the report's path; raises what ended `work`, then with the report's path said.
+    """
+    error: BaseException | None = None
+    try:
+        work()
+    except (Exception, KeyboardInterrupt) as caught:
+        error = caught
+    try:
+        report = write_report(
+            recipe,
+            where,
+            made,
+            started_at=watch.started_at,
+            wall_s=watch.wall_s,
+            peak_mb=watch.peak_mb,
+            error="" if error is None else str(error) or type(error).__name__,
+        )
+    except StoreError as unwritten:
+        if error is None:
+            raise
+        say(f"no report: {unwritten}")
+        raise error from unwritten  # what ended the run matters more
+    if error is not None:
+        if isinstance(error, AgentflowError):
+            say(f"report of what was made: {report}")
+        raise error
+    return report
 
 
 def write_report(
@@ -86,6 +137,7 @@ def write_report(
             rejects={name: one.artifact.rejects() for name, one in made.items() if one.artifact.is_table},
             logs={name: _summary(made[name]).log for name in ("sft", "cold_start", "grpo") if name in made},
             machine=machine(),
+            times=read_times(where.folder, datetime.fromisoformat(started_at).timestamp()),
             notes=list(recipe.notes),
         )
     )

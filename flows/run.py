@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +19,15 @@ from rich.console import Console
 
 from agentflow.access import Access
 from agentflow.artifacts.store import Store
-from agentflow.errors import AgentflowError, StoreError
 from agentflow.ledger import Mode
+from flows.cluster import check_room, configured_address
+from flows.estimating import estimates, lines
 from flows.plan import decide, plan
 from flows.recipes import Recipe
 from flows.signals import terminable
 from tasks.context import Resources, RunContext
 from tasks.making import Made
+from tasks.resources import ResourcePlan
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class RunOptions:
     # Of the Prefect server, if one is started; None picks a free one.
     cpus: int = 0
     # 0: all of this machine.
+    ray_address: str | None = None
+    # HOST:PORT or "auto"; None: RAY_ADDRESS, else a Ray of this run's own. One that does not answer ends the run.
+    resources: ResourcePlan = ResourcePlan()
+    metrics_port: int | None = None
+    # Where Prometheus finds this run's numbers on 127.0.0.1; None: nowhere.
 
 
 def context_of(recipe: Recipe, options: RunOptions, teacher_url: str | None, search_url: str | None) -> RunContext:
@@ -56,8 +61,10 @@ def context_of(recipe: Recipe, options: RunOptions, teacher_url: str | None, sea
         teacher_url=teacher_url,
         search_url=search_url,
     )
-    each = Resources(cpus=cpus_of(options))
-    return RunContext(root=root, recipe=recipe.name, access=access, loss_filter=each, training=each, evaluate=each)
+    # The cores of this machine say nothing about the nodes of a cluster.
+    each = Resources(cpus=1 if configured_address(options.ray_address) else cpus_of(options))
+    where = RunContext(root=root, recipe=recipe.name, access=access, loss_filter=each, training=each, evaluate=each)
+    return options.resources.apply(where)
 
 
 def cpus_of(options: RunOptions) -> int:
@@ -77,49 +84,33 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
 
     from flows.display import Display
     from flows.local import local_services, prefect_server, ray_cluster
-    from flows.reporting import MemoryWatch, open_run_ledger, write_report
+    from flows.metrics import serve_metrics
+    from flows.reporting import RunWatch, open_run_ledger, work_and_report
 
-    started, started_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     made: dict[str, Made] = {}
     with ExitStack() as stack:
         stack.enter_context(terminable())
-        memory = stack.enter_context(MemoryWatch())
+        watch = stack.enter_context(RunWatch())
         teacher_url, search_url = stack.enter_context(local_services(recipe))
         where = context_of(recipe, options, teacher_url, search_url)
         open_run_ledger(where, options.budget_usd)
-        asyncio.run(_check_keys(recipe, where))
-        ray_up = partial(stack.enter_context, ray_cluster(cpus_of(options)))
+        asyncio.run(check_keys(recipe, where))
+        for line in lines(estimates(recipe, decide(recipe, where.store()), where.store(), where.access.ledger_url)):
+            console.print(line, highlight=False)
+        ray_up = partial(stack.enter_context, ray_cluster(cpus_of(options), options.ray_address))
         ui = stack.enter_context(prefect_server(options.root, options.port, meanwhile=ray_up))
         console.print(f"Prefect UI: {ui}", highlight=False)
-        error: BaseException | None = None
-        try:
-            with Display(nodes, made, where, console):
+        check_room(where, own=configured_address(options.ray_address) is None)
+
+        def work() -> None:
+            metrics = serve_metrics(options.metrics_port, where, made, partial(console.print, highlight=False))
+            with metrics, Display(nodes, made, where, console):
                 _flow(recipe, where, made)
-        except (Exception, KeyboardInterrupt) as caught:
-            error = caught
-        try:
-            report = write_report(
-                recipe,
-                where,
-                made,
-                started_at=started_at,
-                wall_s=time.monotonic() - started,
-                peak_mb=memory.peak_mb,
-                error="" if error is None else str(error) or type(error).__name__,
-            )
-        except StoreError as unwritten:
-            if error is None:
-                raise
-            console.print(f"no report: {unwritten}", highlight=False)
-            raise error from unwritten  # what ended the run matters more
-        if error is not None:
-            if isinstance(error, AgentflowError):
-                console.print(f"report of what was made: {report}", highlight=False)
-            raise error
-        return report
+
+        return work_and_report(recipe, where, made, watch, work, partial(console.print, highlight=False))
 
 
-async def _check_keys(recipe: Recipe, where: RunContext) -> None:
+async def check_keys(recipe: Recipe, where: RunContext) -> None:
     """Open every client the run will need, which asks for nothing: a missing key is said before anything is paid."""
     running = {decision.node.identity.stage for decision in decide(recipe, where.store()) if not decision.reuse}
     with where.access.open_ledger() as ledger:
@@ -128,7 +119,9 @@ async def _check_keys(recipe: Recipe, where: RunContext) -> None:
             async with where.access.open_teacher(recipe.teacher, ledger, recipe.edition):
                 pass
         if running & {"tool_insertion", "grpo", "evaluate"}:
-            async with where.access.open_toolbox(recipe.tools, recipe.search, recipe.edition, ledger):
+            async with where.access.open_toolbox(
+                recipe.tools, recipe.search, recipe.search_edition or recipe.edition, ledger
+            ):
                 pass
 
 

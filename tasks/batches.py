@@ -27,10 +27,14 @@ from agentflow.progress import Progress
 from agentflow.records import Outcomes, canonical_json, sha256_text
 from agentflow.report.markdown import safe_cell
 from tasks.context import RunContext
+from tasks.worker_logs import with_last_lines
 
 Rows = Sequence[dict[str, Any]]
 Submit = Callable[[str, str, list[dict[str, Any]], bool], PrefectFuture[Any]]
 # (task run name, batch key, rows, allow_failed) -> future of the batch's Prefect task.
+
+TABLE_ROWS = 500
+# Failed calls shown in Prefect's UI; all of them are counted.
 
 ACTIONS = {
     "auth": "check the API key of this host",
@@ -76,13 +80,13 @@ def run_batches(
             if done[i] is None
         }
     finished = sum(len(batch) for i, batch in enumerate(batches) if done[i] is not None)
-    progress.update(finished, len(rows))
+    progress.update(finished, len(rows), meter(where))
     states: dict[int, State[Any]] = {}
     for i, future in submitted.items():
         states[i] = _final_state(future)
         done[i] = store.find_batch(stage, fingerprint, batch_key(batches[i]))
         finished += len(batches[i])
-        progress.update(finished, len(rows))
+        progress.update(finished, len(rows), meter(where))
     missing = [i for i, batch in enumerate(done) if batch is None]
     if missing:
         errors = [_error_of(states[i]) for i in missing]
@@ -104,6 +108,12 @@ def run_batches(
     return merge(whole)
 
 
+def meter(where: RunContext) -> str:
+    """What the run has paid until now, for its progress file."""
+    with where.access.open_ledger() as ledger:
+        return ledger.meter()
+
+
 def merge(parts: Sequence[Outcomes]) -> Outcomes:
     """Outcomes of disjoint sets of keys as one."""
     return Outcomes(
@@ -117,19 +127,37 @@ def merge(parts: Sequence[Outcomes]) -> Outcomes:
 def _report_failures(
     name: str, missing: list[int], batches: list[list[dict[str, Any]]], errors: list[BaseException]
 ) -> Counter[str]:
-    """Count failed rows by reason and leave a table (batch, reason, rows, suggested action) in Prefect's UI."""
+    """Count failed rows by reason, and leave in Prefect's UI a table of failed batches (reason, rows, suggested action)
+    and one of the calls that failed.
+    """
     failed: Counter[str] = Counter()
     table = []
+    calls: list[dict[str, Any]] = []
     for i, error in zip(missing, errors, strict=True):
         reasons = error.failed if isinstance(error, StageIncomplete) else {_kind(error): len(batches[i])}
         failed.update(reasons)
         action = ACTIONS.get(next(iter(reasons)), "Retry: only the missing calls are made")
-        cells = {"batch": f"{name} {i + 1}/{len(batches)}", "reason": ", ".join(reasons), "rows": sum(reasons.values())}
+        batch = f"{name} {i + 1}/{len(batches)}"
+        cells = {"batch": batch, "reason": ", ".join(reasons), "rows": sum(reasons.values())}
         table.append({**cells, "detail": safe_cell(str(error)), "suggested action": action})
-    create_table_artifact(
-        key=f"{name.replace('_', '-')}-failed-batches", table=table, description=f"{name}: failed batches"
-    )
+        calls += _failed_calls(batch, error)
+    key = f"{name.replace('_', '-')}-failed"
+    create_table_artifact(key=f"{key}-batches", table=table, description=f"{name}: failed batches")
+    if calls:
+        shown = calls[:TABLE_ROWS]
+        said = f"{name}: {len(calls)} failed calls" + (f", the first {TABLE_ROWS}" if len(shown) < len(calls) else "")
+        create_table_artifact(key=f"{key}-calls", table=shown, description=said)
     return failed
+
+
+def _failed_calls(batch: str, error: BaseException) -> list[dict[str, Any]]:
+    """One row of the table for every call a batch still lacks: batch, row, reason, and the call with what it met."""
+    missing = error.missing if isinstance(error, StageIncomplete) else []
+    return [
+        {"batch": batch, "row": safe_cell(key), "reason": reason, "call": safe_cell(line, 400)}
+        for key, reason, detail in missing
+        for line in detail.split("\n")
+    ]
 
 
 def _kind(error: BaseException) -> str:
@@ -144,7 +172,11 @@ def _final_state(future: PrefectFuture[Any]) -> State[Any]:
     future.wait()
     if future.state.is_crashed():
         with get_client(sync_client=True) as client:
-            client.set_task_run_state(future.task_run_id, Crashed(message=future.state.message), force=True)
+            client.set_task_run_state(
+                future.task_run_id,
+                Crashed(message=with_last_lines(future.state.message or "its worker died")),
+                force=True,
+            )
     return future.state
 
 

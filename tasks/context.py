@@ -6,21 +6,49 @@ Never part of a fingerprint; plain data, so it travels to Ray workers.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, ConfigDict, Field, field_validator
 
 from agentflow.access import Access
 from agentflow.artifacts.store import Store
 from agentflow.config import Frozen
 
+TrainingStage = Literal["sft", "cold_start", "grpo"]
+
 
 class Resources(Frozen):
-    """What a stage may use."""
+    """What a stage may use, and how long it may wait for it. Read from one file by `tasks.resources`."""
 
-    cpus: int = Field(2, ge=1)
-    gpus: float = Field(0, ge=0)
+    cpus: int = Field(2, ge=1, validation_alias=AliasChoices("cpus", "num_cpus", "cpus_per_worker"))
+    # Cores of each worker.
+    gpus: float = Field(0, ge=0, validation_alias=AliasChoices("gpus", "num_gpus", "gpus_per_worker"))
+    # GPUs of each worker; a part of one (0.5) lets two workers share it, more than one must be whole.
     workers: int = Field(1, ge=1)
-    # Training processes or scoring actors.
+    # Training processes or scoring actors. Of a training it also is identity in effect: a step holds batch_size *
+    # accumulation * workers rows.
+    restarts: int = Field(2, ge=0)
+    # How often the stage may go on after a worker or its node died; a worker's own error ends it at once.
+    wait_s: float = Field(900, gt=0)
+    # Seconds to wait for nodes that have room, at the start and after a death; then the stage fails and says so.
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_gpus(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"{value} GPUs for each worker: give a whole number, or a part of one such as 0.5")
+        return value
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Where a worker puts its model."""
+        return "cuda" if self.gpus else "cpu"
+
+    def asks_for(self) -> str:
+        """For messages: `2 workers with 1 CPU and 1 GPU each`."""
+        return f"{self.workers} worker{'s' * (self.workers > 1)} with {self.cpus} CPU and {self.gpus:g} GPU each"
 
 
 class RunContext(Frozen):
@@ -33,8 +61,20 @@ class RunContext(Frozen):
     loss_filter: Resources = Resources()
     training: Resources = Resources()
     evaluate: Resources = Resources()
+    sft: Resources | None = None
+    cold_start: Resources | None = None
+    grpo: Resources | None = None
+    # None: as `training`.
     decode_batch: int = Field(48, ge=1)
     # Questions a model answers together.
+    secrets: dict[str, str] = {}
+    # Environment variable -> name of the Prefect Secret block that holds its value; loaded where a client is opened.
+    batch_limit: str | None = None
+    # Prefect's global concurrency limit of which every paid batch takes a slot; None is no limit.
+
+    def training_of(self, stage: TrainingStage) -> Resources:
+        """What a training stage may use."""
+        return getattr(self, stage) or self.training
 
     @property
     def folder(self) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import ray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
 from agentflow.artifacts.artifact import Artifact
 from agentflow.artifacts.fingerprint import Identity
@@ -18,6 +18,7 @@ from agentflow.stages.evaluate import EvaluateConfig, chosen, judge
 from agentflow.training.jobs import ADAPTER
 from tasks.context import RunContext
 from tasks.making import Effort, Made, make
+from tasks.pool import ActorPool
 from tasks.ray_work import AnsweringActor
 
 
@@ -26,17 +27,23 @@ class Answerer:
 
     def __init__(self, where: RunContext) -> None:
         self._where = where
-        self._actor: Any = None
+        self._stack = ExitStack()
+        self._pool: ActorPool | None = None
 
-    def get(self) -> Any:
-        if self._actor is None:
-            resources = self._where.evaluate
-            self._actor = AnsweringActor.options(num_cpus=resources.cpus, num_gpus=resources.gpus).remote()  # type: ignore[attr-defined]
-        return self._actor
+    def ask(self, call: Callable[[Any], Any]) -> Any:
+        """The value of the ref that `call(actor)` gives, asked again if the actor died: its searches are in the ledger.
+
+        Raises as ActorPool.map.
+        """
+        if self._pool is None:
+            resources = self._where.evaluate.model_copy(update={"workers": 1})
+            actor = AnsweringActor.options(num_cpus=resources.cpus, num_gpus=resources.gpus)  # type: ignore[attr-defined]
+            pool = ActorPool("evaluate", lambda: actor.remote(self._where.secrets), resources, get_run_logger())
+            self._pool = self._stack.enter_context(pool)
+        return self._pool.one(call)
 
     def stop(self) -> None:
-        if self._actor is not None:
-            ray.kill(self._actor)
+        self._stack.close()
 
 
 @contextmanager
@@ -66,11 +73,14 @@ def make_evaluation(
         rows = chosen(questions.artifact.rows(), config)
         adapter = str(tuned.artifact.path / ADAPTER) if tuned else None
         progress = str(where.progress(name))
-        answered = answerer.get().answer.remote(
-            rows, config, str(base.artifact.path), adapter, where.access, where.decode_batch, progress
+        model, device = str(base.artifact.path), where.evaluate.device
+        answered = answerer.ask(
+            lambda actor: actor.answer.remote(
+                rows, config, model, adapter, where.access, where.decode_batch, device, progress
+            )
         )
         return store.commit_table(
-            identity, judge(rows, ray.get(answered), config), EVALUATIONS, recipe=where.recipe, **effort.spent()
+            identity, judge(rows, answered, config), EVALUATIONS, recipe=where.recipe, **effort.spent()
         )
 
     return make(name, identity, where, compute)

@@ -1,13 +1,12 @@
-"""loss_filter on Ray: a pool of scoring actors over planned batches; each scored batch is committed on its own."""
+"""loss_filter on Ray: a pool of scoring actors over planned shards; each scored shard is committed on its own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import ray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
 from agentflow.artifacts.artifact import Artifact
 from agentflow.artifacts.fingerprint import Identity
@@ -19,14 +18,8 @@ from agentflow.stages.loss_filter import LossFilterConfig, decide
 from tasks.batches import batch_key, merge
 from tasks.context import RunContext
 from tasks.making import Effort, Made, make
+from tasks.pool import ActorPool
 from tasks.ray_work import ScoringActor
-
-
-@dataclass(frozen=True)
-class _Score:
-    plain: float
-    called: float
-    n_common: int
 
 
 @task(name="loss-filter", task_run_name="loss_filter", retries=0, cache_policy=NO_CACHE)
@@ -57,37 +50,30 @@ def _score_all(
     store: Store,
 ) -> list[Outcomes]:
     by_id = {row["id"]: row for row in rows}
-    options = {"num_cpus": where.loss_filter.cpus, "num_gpus": where.loss_filter.gpus}
-    actors = [
-        ScoringActor.options(**options).remote(str(base.artifact.path), config)  # type: ignore[attr-defined]
-        for _ in range(where.loss_filter.workers)
-    ]
+    resources = where.loss_filter
+    scorer = ScoringActor.options(num_cpus=resources.cpus, num_gpus=resources.gpus)  # type: ignore[attr-defined]
+    model = str(base.artifact.path)
     progress = Progress(where.progress("loss_filter"), "rows")
-    try:
-        batches = [[by_id[row_id] for row_id in ids] for ids in ray.get(actors[0].plan.remote(rows))]
-        outcomes: list[Outcomes] = []
+    with ActorPool(
+        "loss_filter", lambda: scorer.remote(model, config, resources.device), resources, get_run_logger()
+    ) as pool:
+        shards, refused = pool.one(lambda actor: actor.plan.remote(rows))
+        outcomes = [decide([by_id[row_id] for row_id in refused], refused, config)]
         todo = []
-        for batch in batches:
-            committed = store.find_batch("loss_filter", identity.fingerprint, batch_key(batch))
+        for shard in shards:
+            committed = store.find_batch("loss_filter", identity.fingerprint, batch_key(_rows(shard, by_id)))
             if committed is None:
-                todo.append(batch)
+                todo.append([[by_id[row_id] for row_id in batch] for batch in shard])
             else:
                 outcomes.append(committed.outcomes())
-        running: dict[Any, tuple[list[dict[str, Any]], Any]] = {}
-        idle = list(actors)
-        while todo or running:
-            while todo and idle:
-                actor, batch = idle.pop(), todo.pop()
-                running[actor.score.remote(batch)] = (batch, actor)
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            batch, actor = running.pop(ready)
-            idle.append(actor)
-            scores = {row_id: _Score(*values) for row_id, values in ray.get(ready).items()}
-            decided = decide(batch, scores, config)
-            store.commit_batch("loss_filter", identity.fingerprint, batch_key(batch), decided, FILTERED)
+        for shard, scores in pool.map(todo, lambda actor, shard: actor.score.remote(shard)):
+            scored = [row for batch in shard for row in batch]
+            decided = decide(scored, scores, config)
+            store.commit_batch("loss_filter", identity.fingerprint, batch_key(scored), decided, FILTERED)
             outcomes.append(decided)
             progress.update(sum(part.keys_in for part in outcomes), len(rows))
-    finally:
-        for actor in actors:
-            ray.kill(actor)
     return outcomes
+
+
+def _rows(shard: list[list[str]], by_id: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [by_id[row_id] for batch in shard for row_id in batch]

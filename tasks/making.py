@@ -21,6 +21,7 @@ from agentflow.artifacts.fingerprint import Identity
 from agentflow.artifacts.store import Store
 from agentflow.report.markdown import stage_markdown
 from tasks.context import RunContext
+from tasks.live_progress import shown_in_ui
 
 SAMPLE_ROWS = 3
 
@@ -46,6 +47,8 @@ class Effort:
     def __init__(self, where: RunContext) -> None:
         self._where = where
         self._started = time.monotonic()
+        with where.access.open_ledger() as ledger:
+            ledger.lift_stops()
         self._before = self._usage()
 
     @property
@@ -82,7 +85,11 @@ def make(name: str, identity: Identity, where: RunContext, compute: Callable[[St
 
     with store.lock(identity.stage, identity.fingerprint, waiting):
         found = store.find_or_set_aside(identity.stage, identity.fingerprint)
-        artifact = found or compute(store, Effort(where))
+        if found is None:
+            with shown_in_ui(name, where, log):
+                artifact = compute(store, Effort(where))
+        else:
+            artifact = found
     made = Made(name, artifact, "reused" if found else "ran", time.monotonic() - started)
     rows = "" if artifact.manifest.rows is None else f", {artifact.manifest.rows} rows"
     log.info("%s: %s %s%s in %.1f s", name, made.status, artifact.ref, rows, made.wall_s)

@@ -3,48 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
 from agentflow.access import Access
+from agentflow.clock import recording
 from agentflow.progress import Progress
 from agentflow.stages.evaluate import EvaluateConfig
-from agentflow.stages.loss_filter import LossFilterConfig, scorer_input, shared_prefix
+from agentflow.stages.loss_filter import LossFilterConfig, RowScore
+from tasks.paid import load_secrets
+
+Device = Literal["cpu", "cuda"]
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class ScoringActor:
     """Loss scoring with one copy of the base model."""
 
-    def __init__(self, base: str, config: LossFilterConfig) -> None:
+    def __init__(self, base: str, config: LossFilterConfig, device: Device) -> None:
+        import torch
+
+        from agentflow.models.filtering import RowScorer
         from agentflow.models.loading import load_model, load_tokenizer
-        from agentflow.models.scoring import LossScorer
 
-        self._config = config
-        self._tokenizer = load_tokenizer(Path(base))
-        self._scorer = LossScorer(load_model(Path(base)), self._tokenizer, shared_prefix(config))
+        model = load_model(Path(base), device=device, dtype=getattr(torch, config.precision))
+        self._scorer = RowScorer(model, load_tokenizer(Path(base)), config)
 
-    def plan(self, rows: list[dict[str, Any]]) -> list[list[str]]:
-        """Ids of the rows of each batch, composed from all rows at once (P5)."""
-        from agentflow.models.scoring import make_batches
+    def plan(self, rows: list[dict[str, Any]]) -> tuple[list[list[list[str]]], dict[str, RowScore]]:
+        """Ids of the rows of each batch of each shard, and what cannot be scored (models.filtering.Plan)."""
+        plan = self._scorer.plan(rows)
+        return plan.shards, plan.refused
 
-        return [[pair.id for pair in batch] for batch in make_batches(self._pairs(rows), self._config.token_budget)]
-
-    def score(self, rows: list[dict[str, Any]]) -> dict[str, tuple[float, float, int]]:
-        """Losses (plain, called, common tokens) of one planned batch, by row id."""
-        losses = self._scorer.score(self._pairs(rows))
-        return {loss.id: (loss.plain, loss.called, loss.n_common) for loss in losses}
-
-    def _pairs(self, rows: list[dict[str, Any]]) -> list[Any]:
-        from agentflow.models.scoring import make_pair
-
-        return [make_pair(row["id"], *scorer_input(row, self._config), self._tokenizer) for row in rows]
+    def score(self, shard: list[list[dict[str, Any]]]) -> dict[str, RowScore]:
+        """Scores of the rows of one planned shard [batches][rows], by row id."""
+        return self._scorer.score(shard)
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class AnsweringActor:
     """Answers questions with any adapter on one base model."""
+
+    def __init__(self, secrets: dict[str, str]) -> None:
+        load_secrets(secrets)
 
     def answer(
         self,
@@ -54,12 +55,27 @@ class AnsweringActor:
         adapter: str | None,
         access: Access,
         batch_size: int,
+        device: Device,
         progress: str,
     ) -> list[Any]:
         """Rollouts of `rows` in order (records.Rollout)."""
+        with recording(Path(progress)):
+            return self._answer(rows, config, base, adapter, access, batch_size, device, Path(progress))
+
+    def _answer(
+        self,
+        rows: list[dict[str, Any]],
+        config: EvaluateConfig,
+        base: str,
+        adapter: str | None,
+        access: Access,
+        batch_size: int,
+        device: Device,
+        progress: Path,
+    ) -> list[Any]:
         from agentflow.models.answering import answer_questions
 
-        live = Progress(Path(progress), "questions")
+        live = Progress(progress, "questions")
         live.update(0, len(rows))
         return answer_questions(
             rows,
@@ -68,5 +84,6 @@ class AnsweringActor:
             Path(adapter) if adapter else None,
             access,
             batch_size=batch_size,
+            device=device,
             on_batch=lambda done: live.update(done, len(rows)),
         )

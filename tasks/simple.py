@@ -14,7 +14,7 @@ from agentflow.artifacts.fingerprint import Identity
 from agentflow.artifacts.store import Store
 from agentflow.schemas import QUESTIONS
 from agentflow.stages.base_model import BaseModelConfig
-from agentflow.stages.questions import QuestionsConfig, questions
+from agentflow.stages.questions import QuestionsConfig, cleaned_questions
 from tasks.context import RunContext
 from tasks.making import Effort, Made, make
 
@@ -42,9 +42,13 @@ def make_base_model(identity: Identity, config: BaseModelConfig, where: RunConte
 
 @task(name="questions", task_run_name="questions", retries=0, cache_policy=NO_CACHE)
 def make_questions(identity: Identity, config: QuestionsConfig, where: RunContext) -> Made:
-    """All questions, split before anything is made from them."""
+    """All questions, split before anything is made from them, without leaks and near duplicates."""
 
     def compute(store: Store, effort: Effort) -> Artifact:
-        return store.commit_table(identity, questions(config), QUESTIONS, recipe=where.recipe, **effort.spent())
+        cleaned = cleaned_questions(config)
+        extra = {"hygiene": cleaned.facts} if cleaned.facts else {}
+        return store.commit_table(
+            identity, cleaned.outcomes, QUESTIONS, recipe=where.recipe, extra=extra, **effort.spent()
+        )
 
     return make("questions", identity, where, compute)

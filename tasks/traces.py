@@ -11,12 +11,15 @@ from prefect.cache_policies import NO_CACHE
 from agentflow.artifacts.artifact import Artifact
 from agentflow.artifacts.fingerprint import Identity
 from agentflow.artifacts.store import Store
+from agentflow.clock import recording
 from agentflow.records import Outcomes
 from agentflow.schemas import TRACES
+from agentflow.scrubbing import scrub_extra
 from agentflow.stages.traces import TracesConfig, recorded_traces, trace_batch
 from tasks.batches import commit, run_batches
 from tasks.context import RunContext
 from tasks.making import Effort, Made, make
+from tasks.paid import paid_work
 
 
 @task(name="traces-batch", retries=0, cache_policy=NO_CACHE, log_prints=False)
@@ -30,7 +33,9 @@ def traces_batch(
             async with where.access.open_teacher(config.teacher, ledger, config.edition) as teacher:
                 return await trace_batch(rows, config, teacher)
 
-    return commit(where.store(), "traces", fingerprint, key, asyncio.run(ask()), TRACES, allow_failed)
+    with paid_work(where), recording(where.progress("traces")):
+        outcomes = asyncio.run(ask())
+    return commit(where.store(), "traces", fingerprint, key, outcomes, TRACES, allow_failed)
 
 
 def make_traces(identity: Identity, config: TracesConfig, questions: Made, where: RunContext) -> Made:
@@ -39,7 +44,7 @@ def make_traces(identity: Identity, config: TracesConfig, questions: Made, where
     def compute(store: Store, effort: Effort) -> Artifact:
         rows = [row for row in questions.artifact.rows() if row["split"] == "train"]
         if config.origin == "recorded":
-            outcomes = recorded_traces(rows)
+            outcomes = recorded_traces(rows, config.scrub)
         else:
 
             def submit(name: str, key: str, batch: list[dict[str, Any]], allow_failed: bool) -> Any:
@@ -58,7 +63,8 @@ def make_traces(identity: Identity, config: TracesConfig, questions: Made, where
                 submit,
                 config.failure_budget,
             )
-        artifact = store.commit_table(identity, outcomes, TRACES, recipe=where.recipe, **effort.spent())
+        extra = scrub_extra(outcomes, config.scrub)
+        artifact = store.commit_table(identity, outcomes, TRACES, recipe=where.recipe, extra=extra, **effort.spent())
         store.drop_batches("traces", identity.fingerprint)
         return artifact
 

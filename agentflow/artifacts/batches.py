@@ -91,6 +91,7 @@ def write_batch(
             stage=stage,
             failed=counts.failed,
             cause=cause,
+            missing=[(r.key, r.reason, r.detail) for r in outcomes.rejects if r.status == "failed"],
         )
     table, digest = build_table(stage, outcomes.rows, schema)
     unique = uuid.uuid4().hex

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from agentflow import schemas
+from agentflow.arrow_rows import ArrowRows
 from agentflow.errors import StoreError
 from agentflow.records import Outcomes, Reject, canonical_json
 
@@ -40,25 +41,40 @@ def build_table(stage: str, rows: Sequence[Row], schema: pa.Schema) -> tuple[pa.
     twice and for a value that cannot be stored (callers set those apart earlier with `split_bad_rows`).
     """
     names = frozenset(schema.names)
+    ids: list[bytes] = []
     for row in rows:
         _check_row(stage, row, schema, names)
-    ordered = sorted(rows, key=lambda row: row["id"].encode("utf-8", "surrogatepass"))
+        ids.append(row["id"].encode("utf-8", "surrogatepass"))
+    # Places and not rows are sorted: `rows` may decode each only when asked for it (`arrow_rows`).
+    ordered = sorted(range(len(ids)), key=ids.__getitem__)
     for one, other in pairwise(ordered):
-        if one["id"] == other["id"]:
-            raise StoreError(f"stage {stage!r}: two rows have the id {one['id']!r}; every row needs its own")
-    batches: list[pa.RecordBatch] = []
-    digest = _Digest(schema)
-    for start in range(0, len(ordered), CHUNK_ROWS):
-        chunk = ordered[start : start + CHUNK_ROWS]
+        if ids[one] == ids[other]:
+            raise StoreError(f"stage {stage!r}: two rows have the id {rows[one]['id']!r}; every row needs its own")
+    if isinstance(rows, ArrowRows) and rows.schema.equals(schema) and ordered == list(range(len(ids))):
+        batches = rows.batches()  # in order already, as what is made from an artifact is: no copy is needed
+    else:
+        chunks = (ordered[start : start + CHUNK_ROWS] for start in range(0, len(ordered), CHUNK_ROWS))
+        batches = [_batch(stage, [rows[place] for place in chunk], schema) for chunk in chunks]
+    digest = _Digest(schema, in_order=True)
+    for batch in batches:
         try:
-            batch = pa.RecordBatch.from_pylist(chunk, schema=schema)
             digest.add(batch.to_pylist())
         except _UNSTORABLE as error:
-            _, rejects = split_bad_rows(chunk, schema)
-            named = f"row {rejects[0].key!r}: {rejects[0].detail}" if rejects else str(error)
-            raise StoreError(f"stage {stage!r}: cannot store {named}; quarantine it before the commit") from error
-        batches.append(batch)
+            raise _unstorable(stage, batch.to_pylist(), schema, error) from error
     return pa.Table.from_batches(batches, schema=schema), digest.hexdigest()
+
+
+def _batch(stage: str, rows: list[Row], schema: pa.Schema) -> pa.RecordBatch:
+    try:
+        return pa.RecordBatch.from_pylist(rows, schema=schema)
+    except _UNSTORABLE as error:
+        raise _unstorable(stage, rows, schema, error) from error
+
+
+def _unstorable(stage: str, rows: list[Row], schema: pa.Schema, error: Exception) -> StoreError:
+    _, rejects = split_bad_rows(rows, schema)
+    named = f"row {rejects[0].key!r}: {rejects[0].detail}" if rejects else str(error)
+    return StoreError(f"stage {stage!r}: cannot store {named}; quarantine it before the commit")
 
 
 def split_bad_rows(rows: Sequence[Row], schema: pa.Schema) -> tuple[list[Row], list[Reject]]:
@@ -135,15 +151,24 @@ def outcomes_of(rows: pa.Table, rejects: pa.Table, keys_in: int, keys_out: int) 
 
 
 class _Digest:
-    """Collects (id, row hash) and hashes them in id order: no sorted copy of the table is needed."""
+    """Collects (id, row hash) and hashes them in id order: no sorted copy of the table is needed.
 
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema_hash = schema_hash(schema)
+    `in_order`: rows come in that order already, so nothing is collected.
+    """
+
+    def __init__(self, schema: pa.Schema, *, in_order: bool = False) -> None:
+        self._digest = hashlib.sha256(schema_hash(schema).encode())
+        self._in_order = in_order
         self._has_segments = "segments" in schema.names and schema.field("segments").type == pa.list_(schemas.SEGMENT)
         self._rows: list[tuple[bytes, bytes]] = []
 
     def add(self, rows: Iterable[Row]) -> None:
-        self._rows += ((row["id"].encode(), row_hash(self._timeless(row))) for row in rows)
+        hashed = ((row["id"].encode(), row_hash(self._timeless(row))) for row in rows)
+        if not self._in_order:
+            self._rows += hashed
+            return
+        for _, one in hashed:
+            self._digest.update(one)
 
     def _timeless(self, row: Row) -> Row:
         """`row` without the instants at which its calls were answered: asked an hour later, the content is the same."""
@@ -152,7 +177,7 @@ class _Digest:
         return {**row, "segments": [segment and {**segment, "as_of": None} for segment in row["segments"]]}
 
     def hexdigest(self) -> str:
-        digest = hashlib.sha256(self._schema_hash.encode())
+        digest = self._digest.copy()
         for _, one in sorted(self._rows):
             digest.update(one)
         return digest.hexdigest()

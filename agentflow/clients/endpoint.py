@@ -51,6 +51,11 @@ def provider_name(base_url: str | None, local: Frozen) -> str:
     return f"{parts.scheme}://{host}{port}"
 
 
+def limit_key(provider: str, api_key: str) -> str:
+    """Name of a key's limits in the ledger: a hash, so that the key cannot be read from it."""
+    return sha256_text(f"{provider}\n{api_key}")
+
+
 def provider_identity(base_url: str | None, local: Frozen) -> dict[str, Any]:
     """What the place of a service adds to an identity: its provider name, and a stand-in's settings in full."""
     place: dict[str, Any] = {"provider": provider_name(base_url, local)}

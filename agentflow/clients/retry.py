@@ -2,7 +2,8 @@
 
 In: a function that makes one attempt and raises `ServiceFailure`. Out: its result, or the last failure. What a service
 asks for with Retry-After holds for all calls of the client. A failure that `stops_run` (wrong key, no quota) ends all
-of them at once. Belongs to one event loop; limits that hold across processes are not here.
+of them at once: nothing that waits, for a slot or before a retry, is sent any more. Belongs to one event loop; limits
+that hold across processes are in `limit.py`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,18 @@ from typing import TypeVar
 import tenacity
 from pydantic import Field
 
+from agentflow import clock
+from agentflow.clients.slots import Slots
 from agentflow.config import Frozen
-from agentflow.errors import CallTimeout, ConnectionFailed, ServerFailed, ServiceFailure
+from agentflow.errors import (
+    AuthFailed,
+    CallTimeout,
+    ConnectionFailed,
+    QuotaExhausted,
+    RateLimited,
+    ServerFailed,
+    ServiceFailure,
+)
 
 Result = TypeVar("Result")
 Sleep = Callable[[float], Awaitable[None]]
@@ -30,6 +41,15 @@ class CircuitOpen(ServiceFailure):
 
     kind = "circuit_open"
     stops_run = True
+
+
+_INFRASTRUCTURE = (ConnectionFailed, CallTimeout, ServerFailed)
+_STOPS: dict[str, type[ServiceFailure]] = {kind.kind: kind for kind in (AuthFailed, QuotaExhausted, CircuitOpen)}
+
+
+def stopped_before(kind: str, message: str) -> ServiceFailure:
+    """The failure that stopped another client of this run, as its note in the ledger tells it."""
+    return _STOPS.get(kind, CircuitOpen)(message)
 
 
 class Patience(Frozen):
@@ -57,11 +77,12 @@ class Pacer:
         concurrency: int,
         max_attempts: int,
         patience: Patience,
+        on_stop: Callable[[ServiceFailure], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._service = service
-        self._slots = asyncio.Semaphore(concurrency)
+        self._slots = Slots(concurrency)
         self._max_attempts = max_attempts
         self._patience = patience
         self._clock, self._sleep = clock, sleep
@@ -71,6 +92,8 @@ class Pacer:
         self._open = False
         self._probe_done: asyncio.Event | None = None
         self._stopped: ServiceFailure | None = None
+        self._stopping = asyncio.Event()
+        self._on_stop = on_stop
 
     async def persist(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """`attempt()` until it succeeds, fails for good, or was made `max_attempts` times; then its last failure."""
@@ -78,10 +101,20 @@ class Pacer:
             retry=tenacity.retry_if_exception(_may_retry),
             stop=tenacity.stop_after_attempt(self._max_attempts),
             wait=self._wait,
-            sleep=self._sleep,
+            sleep=self._sleep_unless_stopped,
             reraise=True,
         )
         return await retrying(attempt)
+
+    async def _sleep_unless_stopped(self, seconds: float) -> None:
+        if self._stopping.is_set():
+            return
+        waits = [asyncio.ensure_future(wait) for wait in (self._sleep(seconds), self._stopping.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         failure = state.outcome.exception() if state.outcome else None
@@ -106,10 +139,10 @@ class Pacer:
     async def _gate(self) -> asyncio.Event | None:
         """Wait until a request may go. The event to set afterwards if it is the breaker's probe."""
         while True:
-            if self._stopped is not None:
-                raise copy.copy(self._stopped)
+            self.check()
             if (wait := self._not_before - self._clock()) > 0:
-                await self._sleep(wait)
+                with clock.here().during("limit_wait"):
+                    await self._sleep_unless_stopped(wait)
             elif not self._open:
                 return None
             elif self._probe_done is None:
@@ -118,14 +151,31 @@ class Pacer:
             else:
                 await self._probe_done.wait()
 
+    def check(self) -> None:
+        """Raise what stopped the client, if anything did."""
+        if self._stopped is not None:
+            raise copy.copy(self._stopped)
+
+    def stop(self, failure: ServiceFailure) -> None:
+        """Send nothing any more: every call ends as `failure`."""
+        if self._stopped is None:
+            self._stopped = failure
+            self._stopping.set()
+            if self._on_stop is not None:
+                self._on_stop(failure)
+
     def observe(self, failure: ServiceFailure | None) -> None:
         """Learn from one request, while its slot is still held: None for a usable answer."""
         if failure is not None and failure.stops_run:
-            self._stopped = failure
+            self.stop(failure)
+        if isinstance(failure, RateLimited):
+            self._slots.too_many()
+        elif not isinstance(failure, _INFRASTRUCTURE):
+            self._slots.went_well()
         if failure is not None and failure.retry_after_s is not None:
             wait = min(failure.retry_after_s, self._patience.longest_wait_s)
             self._not_before = max(self._not_before, self._clock() + wait)
-        if not isinstance(failure, ConnectionFailed | CallTimeout | ServerFailed):
+        if not isinstance(failure, _INFRASTRUCTURE):
             self._failures = self._probes_failed = 0
             self._open = False
             return
@@ -141,9 +191,11 @@ class Pacer:
 
     def _pause(self, failure: ServiceFailure) -> None:
         if self._probes_failed > self._patience.breaker_probes:
-            self._stopped = CircuitOpen(
-                f"{self._service} failed {self._failures} times in a row and then {self._probes_failed} probes "
-                f"after pauses; the last one: {failure}"
+            self.stop(
+                CircuitOpen(
+                    f"{self._service} failed {self._failures} times in a row and then {self._probes_failed} probes "
+                    f"after pauses; the last one: {failure}"
+                )
             )
             return
         self._open = True

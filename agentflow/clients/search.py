@@ -21,8 +21,10 @@ from tavily import AsyncTavilyClient
 from tavily.errors import TimeoutError as TavilyTimeout
 
 from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json, without_secrets
-from agentflow.clients.endpoint import LOCAL_KEY, key_for, provider_identity, provider_name, split_url
-from agentflow.clients.retry import Pacer, Patience
+from agentflow.clients.connections import allow_connections
+from agentflow.clients.endpoint import LOCAL_KEY, key_for, limit_key, provider_identity, provider_name, split_url
+from agentflow.clients.pace import Pace
+from agentflow.clients.retry import Patience
 from agentflow.config import Frozen, Where, sha256_file
 from agentflow.errors import ConfigError, InputError, MalformedAnswer, MissingKeyError, RequestRejected, ServiceFailure
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
@@ -66,6 +68,9 @@ class SearchConfig(Frozen):
     topic: Literal["general", "news", "finance"] = "general"
     days: int | None = Field(default=None, ge=1)
     # Only for topic "news": how many days back.
+    ttl_days: Annotated[float | None, Where()] = Field(default=None, gt=0)
+    # A stored answer older than that is asked for again (mode `record`) and replaced; None: never. It changes no
+    # identity: what is made already stays as it was, with the dates of its answers.
     api_key_env: Annotated[str, Where()] = "TAVILY_API_KEY"
     usd_per_credit: Annotated[float, Where()] = Field(default=0.008, ge=0)
     # Tavily's pay-as-you-go price. The stand-in costs nothing unless a price is set on purpose.
@@ -73,6 +78,9 @@ class SearchConfig(Frozen):
     # tavily-python allows no more than 120.
     max_attempts: Annotated[int, Where()] = Field(default=5, ge=1)
     concurrency: Annotated[int, Where()] = Field(default=16, ge=1)
+    requests_per_minute: Annotated[int | None, Where()] = Field(default=None, ge=1)
+    # What the key allows (Tavily: 100 with a development key, 1,000 in production), over all processes that share a
+    # ledger; None: no limit of ours.
     patience: Annotated[Patience, Where()] = Patience()
 
     @property
@@ -108,9 +116,7 @@ class SearchClient:
         self._edition = edition
         self._secrets = secrets
         self._provider = config.provider
-        self._pacer = Pacer(
-            "search", concurrency=config.concurrency, max_attempts=config.max_attempts, patience=config.patience
-        )
+        self._pace = Pace("search", config, ledger, limit_key(self._provider, secrets[0] if secrets else LOCAL_KEY))
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -124,6 +130,7 @@ class SearchClient:
         nothing is asked, so neither is needed.
         """
         address, key = _place(config, ledger, base_url)
+        allow_connections(config.concurrency, service="search")
         secrets = [] if key == LOCAL_KEY else [key]
 
         async def classify(response: httpx.Response) -> None:
@@ -162,7 +169,8 @@ class SearchClient:
             "days": config.days,
         }
         request.update({name: value for name, value in optional.items() if value})
-        return PaidCall("search", self._provider, config.depth, request, 0, self._edition)
+        max_age_s = None if config.ttl_days is None else config.ttl_days * 86_400
+        return PaidCall("search", self._provider, config.depth, request, 0, self._edition, max_age_s)
 
     async def search(self, query: str) -> SearchAnswer:
         """Hits for `query`, from the ledger or asked now.
@@ -172,24 +180,12 @@ class SearchClient:
         call = self.call(query)
 
         async def attempt() -> SearchAnswer:
-            recorded = await self._ledger.ask(
-                call, lambda: self._send(call.request), self._cost(), admit=self._pacer.admit
-            )
+            recorded = await self._pace.ask(call, lambda: self._send(call.request), search_cost(self.config))
             return SearchAnswer(read_results(recorded.response), recorded.key, recorded.paid, recorded.fetched_at)
 
-        return await self._pacer.persist(attempt)
-
-    def _cost(self) -> Cost:
-        credits = _CREDITS[self.config.depth]
-        stand_in = self.config.base_url is None and "usd_per_credit" not in self.config.model_fields_set
-        return Cost(credits=credits, usd=0.0 if stand_in else credits * self.config.usd_per_credit)
+        return await self._pace.persist(attempt)
 
     async def _send(self, request: dict[str, Any]) -> Answer | Refusal:
-        outcome = await self._send_once(request)
-        self._pacer.observe(outcome.error if isinstance(outcome, Refusal) else None)
-        return outcome
-
-    async def _send_once(self, request: dict[str, Any]) -> Answer | Refusal:
         """One HTTP request. Failures are returned, not raised, so that they carry no request (and no key) along."""
         try:
             async with asyncio.timeout(self.config.timeout_s):
@@ -203,7 +199,14 @@ class SearchClient:
         except (httpx.HTTPError, TavilyTimeout, OSError) as error:
             failure, never_left = from_transport(error, service="search", secrets=self._secrets)
             return Refusal(failure, Cost() if never_left else None)
-        return Answer(without_secrets(body, self._secrets), self._cost())
+        return Answer(without_secrets(body, self._secrets), search_cost(self.config))
+
+
+def search_cost(config: SearchConfig) -> Cost:
+    """What one search costs: credits by depth, at the configured price."""
+    credits = _CREDITS[config.depth]
+    stand_in = config.base_url is None and "usd_per_credit" not in config.model_fields_set
+    return Cost(credits=credits, usd=0.0 if stand_in else credits * config.usd_per_credit)
 
 
 def read_results(body: Any) -> list[SearchResult]:

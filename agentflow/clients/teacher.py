@@ -21,8 +21,18 @@ from pydantic import Field
 
 from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json
 from agentflow.clients.completion import read_completion, tokens_used
-from agentflow.clients.endpoint import LOCAL_KEY, NO_KEY, key_for, provider_identity, provider_name, split_url
-from agentflow.clients.retry import Pacer, Patience
+from agentflow.clients.connections import allow_connections, fewer_collections
+from agentflow.clients.endpoint import (
+    LOCAL_KEY,
+    NO_KEY,
+    key_for,
+    limit_key,
+    provider_identity,
+    provider_name,
+    split_url,
+)
+from agentflow.clients.pace import Pace
+from agentflow.clients.retry import Patience
 from agentflow.config import Frozen, LocalFile, Where
 from agentflow.errors import ConfigError, RequestRejected, ServiceFailure
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
@@ -30,7 +40,9 @@ from agentflow.records import canonical_json
 
 Message = dict[str, Any]
 _CONNECT_TIMEOUT_S = 10.0
-_TOKENS_PER_MESSAGE = 16
+_CONNECT_EACH_S = 0.01
+# More for each request in flight: a process that opens thousands of connections notices late that they are open.
+TOKENS_PER_MESSAGE = 16
 # More than any known chat template adds around one message.
 
 
@@ -74,7 +86,11 @@ class TeacherConfig(Frozen):
     # For one whole request and answer.
     max_attempts: Annotated[int, Where()] = Field(default=5, ge=1)
     concurrency: Annotated[int, Where()] = Field(default=16, ge=1)
-    # Requests in flight in one process.
+    # Requests in flight in one process at most; fewer while the service answers 429.
+    requests_per_minute: Annotated[int | None, Where()] = Field(default=None, ge=1)
+    tokens_per_minute: Annotated[int | None, Where()] = Field(default=None, ge=1)
+    # What the key allows, prompt and answer tokens together. They hold over all processes that share a ledger; None: no
+    # limit of ours.
     patience: Annotated[Patience, Where()] = Patience()
 
     @property
@@ -116,9 +132,7 @@ class TeacherClient:
         self._edition = edition
         self._secrets = secrets
         self._provider = config.provider
-        self._pacer = Pacer(
-            "teacher", concurrency=config.concurrency, max_attempts=config.max_attempts, patience=config.patience
-        )
+        self._pace = Pace("teacher", config, ledger, limit_key(self._provider, client.api_key))
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -132,12 +146,15 @@ class TeacherClient:
         replay modes nothing is asked, so neither key nor address is needed.
         """
         address, key = _place(config, ledger, base_url)
+        allow_connections(config.concurrency, service="teacher")
         http_client = _http_client(config)
         secrets = [] if key in (LOCAL_KEY, NO_KEY) else [key]
-        async with openai.AsyncOpenAI(
+        client = openai.AsyncOpenAI(
             api_key=key, base_url=address, http_client=http_client, max_retries=0, timeout=http_client.timeout
-        ) as client:
-            yield cls(config, ledger, client, edition=edition, secrets=secrets)
+        )
+        with fewer_collections(config.concurrency):
+            async with client:
+                yield cls(config, ledger, client, edition=edition, secrets=secrets)
 
     def call(
         self, messages: Sequence[Message], *, sample_index: int = 0, response_format: dict[str, Any] | None = None
@@ -170,7 +187,7 @@ class TeacherClient:
         worst = self._worst_case(call.request)
 
         async def attempt() -> TeacherAnswer:
-            recorded = await self._ledger.ask(call, lambda: self._send(call.request), worst, admit=self._pacer.admit)
+            recorded = await self._pace.ask(call, lambda: self._send(call.request), worst)
             answer = read_completion(recorded.response)
             tokens = tokens_used(recorded.response) or (0, 0)
             return TeacherAnswer(
@@ -183,19 +200,15 @@ class TeacherClient:
                 fetched_at=recorded.fetched_at,
             )
 
-        return await self._pacer.persist(attempt)
+        return await self._pace.persist(attempt)
 
     async def _send(self, request: dict[str, Any]) -> Answer | Refusal:
-        outcome = await self._send_once(request)
-        self._pacer.observe(outcome.error if isinstance(outcome, Refusal) else None)
-        return outcome
-
-    async def _send_once(self, request: dict[str, Any]) -> Answer | Refusal:
         """One HTTP request. Failures are returned, not raised, so that they carry no request (and no key) along."""
         try:
             async with asyncio.timeout(self.config.timeout_s):
-                # Raw: the body is checked and kept as it came, and building the SDK's objects costs time.
-                reply = await self._client.chat.completions.with_raw_response.create(**request)
+                # Not `chat.completions.create`: that walks the types of the request and builds objects of the answer,
+                # a third of a call's CPU time, while here both are plain JSON that is checked and kept as it came.
+                reply = await self._client.post("/chat/completions", cast_to=httpx2.Response, body=request)
         except openai.APIStatusError as error:
             response = error.response
             failure = from_status(
@@ -219,21 +232,24 @@ class TeacherClient:
                 raise from_status(status, {}, text, service="teacher", secrets=self._secrets)
             body = read_json(content, service="teacher", secrets=self._secrets)
             tokens = tokens_used(body)
-            cost = self._cost(*tokens) if tokens else None
+            cost = teacher_cost(self.config, *tokens) if tokens else None
             read_completion(body)
         except ServiceFailure as failure:
             return Refusal(failure.with_traceback(None), cost)
         return Answer(body, cost)
 
-    def _cost(self, tokens_in: int, tokens_out: int) -> Cost:
-        price_in, price_out = self.config.usd_per_million_in or 0.0, self.config.usd_per_million_out or 0.0
-        return Cost(tokens_in, tokens_out, usd=(tokens_in * price_in + tokens_out * price_out) / 1_000_000)
-
     def _worst_case(self, request: dict[str, Any]) -> Cost:
         """What the request can cost at most: no byte-level tokenizer makes more than one token of a byte."""
         sent = {name: request[name] for name in ("messages", "response_format") if name in request}
         prompt = len(canonical_json(sent).encode("utf-8", "backslashreplace"))
-        return self._cost(prompt + _TOKENS_PER_MESSAGE * len(request["messages"]), self.config.max_tokens)
+        tokens_in = prompt + TOKENS_PER_MESSAGE * len(request["messages"])
+        return teacher_cost(self.config, tokens_in, self.config.max_tokens)
+
+
+def teacher_cost(config: TeacherConfig, tokens_in: int, tokens_out: int) -> Cost:
+    """What so many tokens cost at the configured prices; unknown ones count as 0."""
+    price_in, price_out = config.usd_per_million_in or 0.0, config.usd_per_million_out or 0.0
+    return Cost(tokens_in, tokens_out, usd=(tokens_in * price_in + tokens_out * price_out) / 1_000_000)
 
 
 def _place(config: TeacherConfig, ledger: Ledger, local_address: str | None) -> tuple[str, str]:
@@ -257,10 +273,11 @@ def _place(config: TeacherConfig, ledger: Ledger, local_address: str | None) -> 
 
 def _http_client(config: TeacherConfig) -> httpx2.AsyncClient:
     real = config.base_url is not None
+    connect_s = min(_CONNECT_TIMEOUT_S + _CONNECT_EACH_S * config.concurrency, config.timeout_s)
     return openai.DefaultAioHttpClient(
         # No redirects: an answer must not send the key or the question elsewhere.
         follow_redirects=False,
-        timeout=httpx2.Timeout(config.timeout_s, connect=min(_CONNECT_TIMEOUT_S, config.timeout_s)),
+        timeout=httpx2.Timeout(config.timeout_s, connect=connect_s),
         limits=httpx2.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
         headers={"accept-encoding": "identity"},
         event_hooks={"request": [_drop_account_headers], "response": [cap_answer]},

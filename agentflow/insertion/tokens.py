@@ -15,6 +15,9 @@ from typing import Literal
 Kind = Literal["number", "operator", "open", "close", "equals", "word", "prefix", "annotation", "stop"]
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+# Thousands set apart by a space that cannot be anything else: a no-break or thin one, or a plain one before "000".
+_SPACED = r"[0-9]{1,3}(?:(?:[\u00a0\u2009\u202f]|\\,)[0-9]{3}|\ 000)+(?![0-9,])(?:\.[0-9]+)?"
+_POWER_OF_TEN = r"[eE][-+]?[0-9]{1,2}(?![A-Za-z0-9])"
 _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
 _SPELLING = {"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "–": "-", "—": "-", "^": "**", "x": "*", "X": "*"}
 _BETWEEN = {"x": "*", "of": "*", "plus": "+", "minus": "-", "times": "*", "divided": "/", "multiplied": "*"}
@@ -25,14 +28,16 @@ _LATEX_OPERATORS = {"times": "*", "cdot": "*", "div": "/"}
 
 _TOKEN = re.compile(
     rf"""(?P<annotation><<[^<>\n]*>>)
-      | \\[dt]?frac\s*\{{\s*(?P<above>[^{{}}\n]{{1,40}})\}}\s*\{{(?P<below>[^{{}}\n]{{1,40}})\}}
+      | (?:(?P<mixed>[0-9]++)\s*+)?\\[dt]?frac
+            \s*\{{\s*(?P<above>[^{{}}\n]{{1,40}})\}}\s*\{{(?P<below>[^{{}}\n]{{1,40}})\}}
       | \\(?P<latex_operator>times|cdot|div)(?![A-Za-z])
-      | (?P<prefix>\\boxed\s*\{{ | \\?[$€£₹¥])
-      | \\text(?:bf|rm|it)?\s*\{{(?P<latex_words>[^{{}}\n]*)\}}
+      | \\(?:text(?:bf|rm|it)?\s*\{{(?P<latex_words>[^{{}}\n]*)|math(?:bf|rm|it)\s*\{{(?P<math_words>[^{{}}0-9\n]*))\}}
+      | (?P<prefix>\\(?:boxed|math(?:bf|rm|it))\s*\{{ | \\?[$€£₹¥])
       | (?P<latex_space>\\(?:[,;:!]|left|right|quad|\(|\)|\[|\]|displaystyle))
-      | (?P<whole>[0-9]+)\ (?P<numerator>[0-9]+)/(?P<denominator>[0-9]+)(?![0-9./])
-      | (?P<malformed>(?![0-9]{{1,3}}(?:,[0-9]{{3}})+(?!,?[0-9]))[0-9]+(?:,[0-9]+)+)
-      | (?P<number>{_DIGITS})(?P<vulgar_after>[½⅓⅔¼¾⅕⅛])?(?P<percent>\s?\\?%|\ percent(?![A-Za-z]))?
+      | (?P<whole>[0-9]+)\ (?:and\ )?(?P<numerator>[0-9]+)/(?P<denominator>[0-9]+)(?![0-9./])
+      | (?P<malformed>(?![0-9]{{1,3}}(?:,[0-9]{{3}})+(?!,?[0-9]))[0-9]+(?:,[0-9]+)+ | 0[0-9]+(?![0-9.]))
+      | (?P<number>{_SPACED}|(?:{_DIGITS})(?:{_POWER_OF_TEN})?)
+            (?P<vulgar_after>[½⅓⅔¼¾⅕⅛])?(?P<percent>\s?\\?%|\ percent(?![A-Za-z]))?
       | (?P<vulgar>[½⅓⅔¼¾⅕⅛])
       | (?P<equals>=|≈)
       | (?P<operator>\*\*|[-+*/^×·⋅÷−–—])
@@ -92,8 +97,8 @@ def _raw_tokens(text: str) -> Iterator[Token]:
             yield Token("operator", start, end, _LATEX_OPERATORS[match["latex_operator"]])
         elif kind == "operator":
             yield Token("operator", start, end, _SPELLING.get(match.group(), match.group()))
-        elif kind == "latex_words":
-            yield Token("word", start, end, match["latex_words"].strip().lower())
+        elif kind in ("latex_words", "math_words"):
+            yield Token("word", start, end, match[kind].strip().lower())
         elif kind == "word":
             yield Token("word", start, end, match.group().lower())
         elif kind in ("equals", "open", "close", "prefix", "annotation"):
@@ -103,8 +108,8 @@ def _raw_tokens(text: str) -> Iterator[Token]:
 
 
 def _number(match: re.Match[str]) -> Token:
-    digits = match["number"].replace(",", "")
-    decimals = len(digits.partition(".")[2])
+    digits = re.sub(r"[,\s\\]", "", match["number"])
+    decimals = 0 if "e" in digits.lower() else len(digits.partition(".")[2])
     if match["vulgar_after"]:
         return Token("number", match.start(), match.end(), f"{digits}+{_VULGAR[match['vulgar_after']]}", compound=True)
     return Token("number", match.start(), match.end(), digits, percent=bool(match["percent"]), decimals=decimals)
@@ -114,7 +119,8 @@ def _latex_fraction(match: re.Match[str]) -> Token:
     parts = [re.sub(r"[,$\\\s]", "", part) for part in match.group("above", "below")]
     if not all(re.fullmatch(_DIGITS, part) for part in parts):
         return Token("stop", match.start(), match.end(), match.group())
-    return Token("number", match.start(), match.end(), "/".join(parts), compound=True)
+    whole = f"{match['mixed']}+" if match["mixed"] else ""
+    return Token("number", match.start(), match.end(), whole + "/".join(parts), compound=True)
 
 
 def _as_operator(token: Token, before: list[Token], text: str) -> Token:

@@ -16,11 +16,13 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from agentflow.errors import BudgetExceeded
 from agentflow.ledger.database import insert_new, reading, run_again, told, upsert
-from agentflow.ledger.models import ATTEMPTS, BUDGETS, CALLS, REPLAYS, RESERVATIONS
+from agentflow.ledger.limits import Extend, Grant, LimitEntry, Limits, Pause, Settle
+from agentflow.ledger.models import ATTEMPTS, BUDGETS, CALLS, REPLAYS, RESERVATIONS, STOPS
 
 _KEYS_PER_SELECT = 500
 # Below every database's limit of bound parameters in one statement.
 Row = dict[str, Any]
+_LIMIT_ENTRIES = (Grant, Settle, Extend, Pause)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,15 @@ class CountReplay:
     kind: str
 
 
-Entry = Reserve | Finish | Release | CountReplay
+@dataclass(frozen=True)
+class NoteStop:
+    """A service told this run to stop. Result: None."""
+
+    row: Row
+    # A row of `stops`.
+
+
+Entry = Reserve | Finish | Release | CountReplay | NoteStop | LimitEntry
 
 
 def in_chunks(keys: Iterable[str]) -> Iterable[list[str]]:
@@ -76,6 +86,7 @@ class Books:
         self._engine = engine
         self._run_id = run_id
         self._budget_key = budget_key
+        self._limits = Limits(engine)
 
     # ------------------------------------------------------------ reading
     def read(self, keys: Sequence[str]) -> list[Row | None]:
@@ -107,6 +118,14 @@ class Books:
             self._reserve(connection, reserved, results)
             for kind, count in sorted(replayed.items()):
                 self._add_replays(connection, kind, count)
+            for entry in entries:
+                if isinstance(entry, NoteStop):
+                    connection.execute(insert_new(self._engine, STOPS), entry.row)
+            # Last, so that a limit all processes wait for is held as shortly as can be.
+            limited = [(at, entry) for at, entry in enumerate(entries) if isinstance(entry, _LIMIT_ENTRIES)]
+            granted = self._limits.apply(connection, [entry for _, entry in limited])
+            for (at, _), result in zip(limited, granted, strict=True):
+                results[at] = result
         return results
 
     def _store_answers(self, connection: Connection, finished: list[tuple[int, Finish]], results: list[Any]) -> None:

@@ -38,10 +38,15 @@ class PaidCall:
     # Which of k samples of the same request.
     edition: str
     # Regenerating asks the same question in a new edition.
+    max_age_s: float | None = None
+    # A stored answer older than that is asked for again in mode `record`, and replaced; None: never. No part of `key`.
 
     @cached_property
     def key(self) -> str:
-        """Hex sha256 of the canonical JSON of all fields. Raises TypeError or ValueError if `request` is no JSON."""
+        """Hex sha256 of the canonical JSON of all fields but `max_age_s`.
+
+        Raises TypeError or ValueError if `request` is no JSON.
+        """
         return sha256_text(
             canonical_json(
                 {

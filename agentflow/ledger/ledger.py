@@ -3,14 +3,14 @@
 In: a `PaidCall` and the function that sends it once. Out: a `Recorded` answer, from the store where there is one.
 Promise P3: after kill -9 at most the calls in flight are paid again. The budget counts every call's worst case before
 it is sent, in whole micro-USD, atomically over all processes; what is unknown afterwards is charged at its worst.
-Does not retry, wait or limit rates: the clients loop around `ask`, so that each request is an attempt of its own.
+Does not retry or wait: the clients loop around `ask`, so that each request is an attempt of its own. Rates and stops
+are only kept here (`limit`, `note_stop`); `clients.limit` and `clients.retry` act on them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -18,24 +18,25 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select
 
-from agentflow.errors import MalformedAnswer, ReplayMissing, ServiceFailure, StoreError
+from agentflow.errors import ReplayMissing, ServiceFailure, StoreError
 from agentflow.ledger import meters
 from agentflow.ledger.batcher import Batcher
-from agentflow.ledger.books import Books, CountReplay, Entry, Finish, Release, Reserve, Row
+from agentflow.ledger.books import Books, CountReplay, Entry, Finish, NoteStop, Release, Reserve, Row
 from agentflow.ledger.calls import MODES, Answer, Cost, Mode, PaidCall, Recorded, Refusal
-from agentflow.ledger.database import open_engine, told, upsert
-from agentflow.ledger.models import BUDGETS
+from agentflow.ledger.database import open_engine, reading, run_again, told, upsert
+from agentflow.ledger.limits import Granted, LimitEntry
+from agentflow.ledger.models import BUDGETS, STOPS
 from agentflow.ledger.owners import me, settle_lost
-from agentflow.records import canonical_json, sha256_text
+from agentflow.ledger.rows import answer_row, close_attempt, now, verified
 
 Send = Callable[[], Awaitable[Answer | Refusal]]
 Admit = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
-_ERROR_CHARACTERS = 500
+Permit = Callable[[], Awaitable[None]]
 _log = logging.getLogger(__name__)
 
 
@@ -122,12 +123,15 @@ class Ledger:
             raise StoreError(f"the ledger could not write its last entries: {error}") from error
 
     # ------------------------------------------------------------ asking
-    async def ask(self, call: PaidCall, send: Send, worst_case: Cost, *, admit: Admit | None = None) -> Recorded:
+    async def ask(
+        self, call: PaidCall, send: Send, worst_case: Cost, *, admit: Admit | None = None, permit: Permit | None = None
+    ) -> Recorded:
         """The stored answer to `call`, or the one that `send` gets now, durably stored before this returns.
 
         `send` is called at most once. `admit` is entered around reserving and sending (a semaphore, a wait), never
-        for stored answers. Concurrent asks of one key share one call. Raises ReplayMissing (its `stops_run` is True
-        in mode `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure that `send` raises or returns.
+        for stored answers; `permit` is awaited right before `send`: until it returns nothing has been sent, and if it
+        fails nothing is charged. Concurrent asks of one key share one call. Raises ReplayMissing (its `stops_run` is
+        True in mode `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure of `permit` and `send`.
         """
         while True:
             with self._lock:
@@ -137,7 +141,7 @@ class Ledger:
                     own.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel the others
                     self._in_flight[call.key] = own
             if shared is None:
-                return await self._ask_for_all(call, send, worst_case, admit, own)
+                return await self._ask_for_all(call, own, send, worst_case, admit, permit)
             try:
                 recorded = await asyncio.wrap_future(shared)
             except _LeaderGone:
@@ -145,12 +149,10 @@ class Ledger:
             self._later(CountReplay(call.kind))
             return replace(recorded, paid=False)
 
-    async def _ask_for_all(
-        self, call: PaidCall, send: Send, worst_case: Cost, admit: Admit | None, own: Future[Recorded]
-    ) -> Recorded:
+    async def _ask_for_all(self, call: PaidCall, own: Future[Recorded], *how: Any) -> Recorded:
         result: Recorded | BaseException = _LeaderGone()
         try:
-            result = await self._look_up_or_pay(call, send, worst_case, admit)
+            result = await self._look_up_or_pay(call, *how)
             return result
         except Exception as error:
             result = error
@@ -163,10 +165,12 @@ class Ledger:
             else:
                 own.set_result(result)
 
-    async def _look_up_or_pay(self, call: PaidCall, send: Send, worst_case: Cost, admit: Admit | None) -> Recorded:
+    async def _look_up_or_pay(
+        self, call: PaidCall, send: Send, worst_case: Cost, admit: Admit | None, permit: Permit | None
+    ) -> Recorded:
         row = self._prefetched.pop(call.key, None) or await asyncio.wrap_future(self._reader.submit(call.key))
-        response = _verified(row)
-        if row is not None and response is not None:
+        response = verified(row)
+        if row is not None and response is not None and not (self.mode == "record" and _is_old(row, call.max_age_s)):
             self._later(CountReplay(call.kind))
             return Recorded(response, call.key, False, row["fetched_at"])
         if self.mode != "record":
@@ -176,13 +180,27 @@ class Ledger:
             )
             missing.stops_run = self.mode == "replay_or_fail"
             raise missing
-        return await self._pay(call, send, worst_case, admit, corrupt=row is not None)
+        return await self._pay(call, send, worst_case, admit, permit, replace_it=row is not None)
 
     async def _pay(
-        self, call: PaidCall, send: Send, worst_case: Cost, admit: Admit | None, *, corrupt: bool
+        self,
+        call: PaidCall,
+        send: Send,
+        worst_case: Cost,
+        admit: Admit | None,
+        permit: Permit | None,
+        *,
+        replace_it: bool,
     ) -> Recorded:
         async with admit() if admit else contextlib.nullcontext():
             reservation = await self._reserve(call, worst_case)
+            if permit is not None:
+                try:
+                    await permit()
+                except BaseException:
+                    if reservation is not None:
+                        self._later(Release(reservation))
+                    raise
             attempt = self._attempt(call)
             started = time.monotonic()
             try:
@@ -192,24 +210,24 @@ class Ledger:
             except BaseException as error:
                 # Cancelled, or a defect: the service may have done its work, so the worst case is charged.
                 status = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
-                _close(attempt, status, worst_case, started, assumed=True, error=type(error).__name__)
+                close_attempt(attempt, status, worst_case, started, assumed=True, error=type(error).__name__)
                 self._later(Finish(attempt, reservation=reservation))
                 raise
             if isinstance(outcome, Answer):
-                answer, outcome = _answer_row(call, outcome, attempt["at"])
+                answer, outcome = answer_row(call, outcome, attempt["at"])
             else:
                 answer = None
         cost, assumed = (worst_case, True) if outcome.cost is None else (outcome.cost, False)
         if isinstance(outcome, Refusal):
-            _close(attempt, outcome.error.kind, cost, started, assumed=assumed, error=str(outcome.error))
+            close_attempt(attempt, outcome.error.kind, cost, started, assumed=assumed, error=str(outcome.error))
             attempt["http_status"] = outcome.error.status
             await asyncio.wrap_future(self._writer.submit(Finish(attempt, reservation=reservation)))
             raise outcome.error
         assert answer is not None
-        _close(attempt, "ok", cost, started, assumed=assumed, error="")
+        close_attempt(attempt, "ok", cost, started, assumed=assumed, error="")
         attempt["http_status"] = outcome.http_status
-        finish = Finish(attempt, answer, reservation, replace=corrupt)
-        earlier = _verified(other := await asyncio.wrap_future(self._writer.submit(finish)))
+        finish = Finish(attempt, answer, reservation, replace=replace_it)
+        earlier = verified(other := await asyncio.wrap_future(self._writer.submit(finish)))
         if other is not None and earlier is not None:
             return Recorded(earlier, call.key, True, other["fetched_at"])
         return Recorded(outcome.response, call.key, True, answer["fetched_at"])
@@ -228,7 +246,7 @@ class Ledger:
             "tokens_out": worst_case.tokens_out,
             "credits": worst_case.credits,
             "owner": self._owner,
-            "at": _now(),
+            "at": now(),
         }
         try:
             await asyncio.wrap_future(self._writer.submit(Reserve(row)))
@@ -238,7 +256,7 @@ class Ledger:
         return str(row["id"])
 
     def _attempt(self, call: PaidCall) -> Row:
-        return {"id": uuid.uuid4().hex, "key": call.key, "kind": call.kind, "run_id": self.run_id, "at": _now()}
+        return {"id": uuid.uuid4().hex, "key": call.key, "kind": call.kind, "run_id": self.run_id, "at": now()}
 
     def _later(self, entry: Entry) -> None:
         """Queue an entry that nobody waits for; if it cannot be written, `close` says so."""
@@ -253,6 +271,39 @@ class Ledger:
         if error is not None:
             _log.error("ledger entry not written: %s", error)
             self._late_error = error
+
+    # ------------------------------------------------------------ limits and stops
+    async def limit(self, entry: LimitEntry) -> Granted | None:
+        """Do one entry of `limits` durably; the result of a `Grant` is a `Granted`. Raises StoreError."""
+        granted: Granted | None = await asyncio.wrap_future(self._writer.submit(entry))
+        return granted
+
+    def limit_later(self, entry: LimitEntry) -> None:
+        """The same for an entry nobody waits for."""
+        self._later(entry)
+
+    def note_stop(self, key: str, kind: str, message: str) -> None:
+        """Remember for this run that asking with `key` is pointless: the first such note stays until `lift_stops`."""
+        clean = message.replace("\x00", "").encode("utf-8", "backslashreplace").decode()
+        self._later(NoteStop({"run_id": self.run_id, "key": key, "kind": kind, "message": clean}))
+
+    def stop_of(self, key: str) -> tuple[str, str] | None:
+        """Kind and message of the note about `key` in this run; None if there is none."""
+        self._flush()
+        with reading(self._engine) as connection:
+            found = select(STOPS.c.kind, STOPS.c.message).where(STOPS.c.run_id == self.run_id, STOPS.c.key == key)
+            row = connection.execute(found).one_or_none()
+        return None if row is None else (row.kind, row.message)
+
+    def lift_stops(self) -> None:
+        """Forget this run's stops: a stage begins, perhaps again, after somebody mended what stopped it."""
+        self._flush()
+        with told(self._engine):
+            run_again(self._lift_stops)
+
+    def _lift_stops(self) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(delete(STOPS).where(STOPS.c.run_id == self.run_id))
 
     # ------------------------------------------------------------ reading
     async def prefetch(self, keys: Iterable[str]) -> int:
@@ -274,6 +325,17 @@ class Ledger:
         with told(self._engine):
             return meters.usage(self._engine, run_id)
 
+    def meter(self) -> str:
+        """What this run has used so far, in one line."""
+        purse = None if self.budget_key is None else self.stats()["budgets"].get(self.budget_key)
+        return meters.meter_line(self.usage(self.run_id), purse)
+
+    def mean_tokens(self, provider: str, model: str) -> meters.MeanTokens:
+        """What the stored answers of a teacher took on average: for estimates."""
+        self._flush()
+        with told(self._engine):
+            return meters.mean_tokens(self._engine, provider, model)
+
     def get(self, key: str) -> dict[str, Any] | None:
         """Request, response, hash, fetched_at and all attempts under `key`; None if it was never asked.
 
@@ -282,7 +344,7 @@ class Ledger:
         self._flush()
         found = meters.entry(self._engine, key)
         if found is not None and found.get("response_json") is not None:
-            found["response"] = _verified(found)
+            found["response"] = verified(found)
             found["corrupt"] = found["response"] is None
             del found["response_json"]
         return found
@@ -296,49 +358,8 @@ class Ledger:
         self._writer.submit(Release("")).result()  # releases nothing, but stands behind all that was queued
 
 
-def _verified(row: Row | None) -> dict[str, Any] | None:
-    """The response in a row of `calls`, None if its bytes are not what was stored (promise P8)."""
-    text = None if row is None else row["response_json"]
-    if row is None or not isinstance(text, str) or sha256_text(text) != row["response_sha256"]:
-        return None
-    response: dict[str, Any] = json.loads(text)
-    return response
-
-
-def _answer_row(call: PaidCall, answer: Answer, at: str) -> tuple[Row | None, Answer | Refusal]:
-    """The row of `calls` for an answer, or a Refusal if it is nothing that JSON can keep."""
-    try:
-        text = json.dumps(answer.response, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError) as error:
-        return None, Refusal(MalformedAnswer(f"the answer cannot be kept as JSON: {error}"), answer.cost)
-    row = {
-        "key": call.key,
-        "kind": call.kind,
-        "provider": call.provider,
-        "model": call.model,
-        "request_json": canonical_json(call.request).encode("utf-8", "backslashreplace").decode(),
-        "sample_index": call.sample_index,
-        "edition": call.edition,
-        "response_json": text,
-        "response_sha256": sha256_text(text),
-        "fetched_at": _now(),
-    }
-    return row, answer
-
-
-def _close(attempt: Row, status: str, cost: Cost, started: float, *, assumed: bool, error: str) -> None:
-    attempt.update(
-        status=status,
-        http_status=None,
-        tokens_in=cost.tokens_in,
-        tokens_out=cost.tokens_out,
-        credits=cost.credits,
-        usd_micro=cost.micro_usd,
-        assumed=assumed,
-        latency_ms=round((time.monotonic() - started) * 1000),
-        error=error[:_ERROR_CHARACTERS].replace("\x00", "").encode("utf-8", "backslashreplace").decode(),
-    )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _is_old(row: Row, max_age_s: float | None) -> bool:
+    """Whether a stored answer has outlived its time. One from the future (a clock was set back) has not."""
+    if max_age_s is None:
+        return False
+    return datetime.now(UTC) - datetime.fromisoformat(row["fetched_at"]) > timedelta(seconds=max_age_s)

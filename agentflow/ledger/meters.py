@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, case, func, select
@@ -10,6 +11,26 @@ from sqlalchemy import Engine, case, func, select
 from agentflow.ledger.calls import KINDS
 from agentflow.ledger.database import reading
 from agentflow.ledger.models import ATTEMPTS, BUDGETS, CALLS, REPLAYS
+
+
+@dataclass(frozen=True)
+class MeanTokens:
+    """What the answers of one model took on average."""
+
+    answers: int
+    tokens_in: float
+    tokens_out: float
+
+
+def mean_tokens(engine: Engine, provider: str, model: str) -> MeanTokens:
+    """Over all stored teacher answers of `model` at `provider` whose tokens the service told."""
+    columns = func.count(), func.avg(ATTEMPTS.c.tokens_in), func.avg(ATTEMPTS.c.tokens_out)
+    told = ATTEMPTS.c.status == "ok", ~ATTEMPTS.c.assumed
+    of_model = CALLS.c.kind == "teacher", CALLS.c.provider == provider, CALLS.c.model == model
+    statement = select(*columns).select_from(ATTEMPTS).join(CALLS, CALLS.c.key == ATTEMPTS.c.key)
+    with reading(engine) as connection:
+        count, mean_in, mean_out = connection.execute(statement.where(*told, *of_model)).one()
+    return MeanTokens(int(count), float(mean_in or 0), float(mean_out or 0))
 
 
 def usage(engine: Engine, run_id: str | None) -> dict[str, Any]:
@@ -44,6 +65,17 @@ def usage(engine: Engine, run_id: str | None) -> dict[str, Any]:
         "usd": sum(int(row.micro) for row in asked) / 1_000_000,
         "usd_assumed": sum(int(row.assumed) for row in asked) / 1_000_000,
     }
+
+
+def meter_line(used: dict[str, Any], purse: dict[str, float] | None = None) -> str:
+    """`usage` in one short line for a progress display; `purse` is the budget's entry in `stats`, if there is one."""
+    paid, replayed, failed = (sum(used[kind][name] for kind in KINDS) for name in ("paid", "replayed", "failed"))
+    calls = f"calls {paid:,} paid, {replayed:,} replayed" + (f", {failed:,} failed" if failed else "")
+    tokens = used["tokens_in"] + used["tokens_out"]
+    spent = f"{used['usd']:,.4f} USD"
+    if purse is not None:
+        spent += f" (budget {purse['spent_usd']:,.4f} of {purse['limit_usd']:,.4f})"
+    return f"{calls}, {tokens:,} tokens, {spent}"
 
 
 def entry(engine: Engine, key: str) -> dict[str, Any] | None:

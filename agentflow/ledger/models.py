@@ -2,6 +2,8 @@
 
 `calls` holds usable answers only; `attempts` every request that was sent, usable or not, with its cost; `replays`
 counts per run how often a stored answer served; `budgets` and `reservations` bound the money. Money is whole micro-USD.
+`rate_limits` and `rate_log` bound requests and tokens a minute (see `limits.py`); `stops` says which service of a run
+is not worth asking.
 Always: budgets.reserved = sum of its reservations, and budgets.spent = sum of the settled charges of its attempts.
 """
 
@@ -108,6 +110,49 @@ class Reservation(Base):
     at: Mapped[str] = mapped_column(String(40))
 
 
+class RateLimit(Base):
+    """What all processes that use one key share: a clock that no wall clock moves, and a pause."""
+
+    __tablename__ = "rate_limits"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    # Hash of provider and API key; the key itself never comes here.
+    clock_us: Mapped[int] = mapped_column(BigInteger)
+    place: Mapped[str] = mapped_column(Text)
+    place_us: Mapped[int] = mapped_column(BigInteger)
+    # Boot of the machine that advanced the clock last, and its monotonic clock then.
+    not_before_us: Mapped[int] = mapped_column(BigInteger)
+    # On `clock_us`: nobody asks earlier (a Retry-After).
+
+
+class RateEntry(Base):
+    """Requests that were let go, until they count no more. All instants are on the limit's own clock."""
+
+    __tablename__ = "rate_log"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    limit_key: Mapped[str] = mapped_column(String(64), index=True)
+    at_us: Mapped[int] = mapped_column(BigInteger)
+    requests: Mapped[int] = mapped_column(Integer)
+    until_us: Mapped[int] = mapped_column(BigInteger)
+    # The requests count until then.
+    tokens: Mapped[int] = mapped_column(BigInteger)
+    tokens_until_us: Mapped[int] = mapped_column(BigInteger)
+    # The worst case while the call is under way, then what the service counted.
+
+
+class Stop(Base):
+    """A service that told a run to stop (wrong key, no quota): its queued calls are not sent."""
+
+    __tablename__ = "stops"
+
+    run_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    # As in `rate_limits`.
+    kind: Mapped[str] = mapped_column(String(32))
+    message: Mapped[str] = mapped_column(Text)
+
+
 # The same as plain tables: bulk statements go past the object layer.
 META = cast(Table, LedgerMeta.__table__)
 CALLS = cast(Table, Call.__table__)
@@ -115,3 +160,6 @@ ATTEMPTS = cast(Table, Attempt.__table__)
 REPLAYS = cast(Table, Replay.__table__)
 BUDGETS = cast(Table, Budget.__table__)
 RESERVATIONS = cast(Table, Reservation.__table__)
+RATE_LIMITS = cast(Table, RateLimit.__table__)
+RATE_LOG = cast(Table, RateEntry.__table__)
+STOPS = cast(Table, Stop.__table__)

@@ -9,37 +9,28 @@ same against the limit. A wrong guess is harmless: what is settled once cannot b
 from __future__ import annotations
 
 import os
-import platform
 from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 
 import psutil
 from sqlalchemy import Engine, insert, select
 
 from agentflow.ledger.books import Books
 from agentflow.ledger.models import ATTEMPTS, RESERVATIONS
+from agentflow.ledger.places import host_and_boot
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # psutil computes start times from the boot time, which moves a little when the clock is set.
 _SAME_START_S = 2.0
 
 
-@cache
-def _place() -> str:
-    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-    return f"{platform.node()}|{boot}"
-
-
 def me() -> str:
     """This process as `host|boot|pid|start`."""
-    return f"{_place()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
+    return f"{host_and_boot()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
 
 
 def is_surely_dead(owner: str) -> bool:
     """True only for a process of this host and boot that is gone."""
     place, pid, start = owner.rsplit("|", 2)
-    if place != _place():
+    if place != host_and_boot():
         return False
     try:
         return abs(psutil.Process(int(pid)).create_time() - float(start)) > _SAME_START_S

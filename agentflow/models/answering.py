@@ -8,7 +8,7 @@ from typing import Any
 
 from agentflow.access import Access
 from agentflow.models.generate import RolloutEngine, ToolRunner
-from agentflow.models.loading import load_model, load_tokenizer
+from agentflow.models.loading import Device, load_model, load_tokenizer
 from agentflow.records import Rollout
 from agentflow.rendering import prompt_turn
 from agentflow.stages.evaluate import EvaluateConfig, prompt_head_of
@@ -23,10 +23,11 @@ def answer_questions(
     access: Access,
     *,
     batch_size: int,
+    device: Device = "cpu",
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[Rollout]:
     """One rollout per row, in order. `on_batch(done)` is told how many rows are finished."""
-    model, tokenizer = load_model(base, adapter=adapter, merge=True), load_tokenizer(base)
+    model, tokenizer = load_model(base, adapter=adapter, merge=True, device=device), load_tokenizer(base)
     syntax = syntax_for(config.prompt.syntax)
     head = prompt_head_of(config)
     prompts = [prompt_turn(row["question"], config.prompt) for row in rows]

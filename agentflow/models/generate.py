@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from agentflow import clock
 from agentflow.errors import ToolFailure
 from agentflow.models.heads import SharedHead
 from agentflow.models.settings import GenerationConfig
@@ -155,14 +156,15 @@ class RolloutEngine:
         cache = head.cache(len(rows))
         active = rows
         while True:
-            logits = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            with clock.here().during("generate"):
+                logits = self.model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                ).logits[:, -1]
             self._advance(active, logits)
             keep = [r for r, row in enumerate(active) if not row.done]
             if not keep:
@@ -184,6 +186,7 @@ class RolloutEngine:
             for r, row in enumerate(rows)
             if not row.done and row.waiting is None and row.fed == len(row.completion_ids)
         ]
+        clock.here().count(clock.GENERATED, len(free))
         if free:
             tokens, logprobs = self._sample([rows[r] for r in free], logits[free].float())
             for r, token, logprob in zip(free, tokens, logprobs, strict=True):
@@ -226,7 +229,8 @@ class RolloutEngine:
         if not pending:
             return
         idle = all(row.done or (row.waiting is not None and row.fed == len(row.completion_ids)) for row in rows)
-        wait(pending, timeout=None if idle else POLL_S, return_when=FIRST_COMPLETED)
+        with clock.here().during("tool_wait"):
+            wait(pending, timeout=None if idle else POLL_S, return_when=FIRST_COMPLETED)
         for row in rows:
             if row.waiting is None or not row.waiting.done():
                 continue

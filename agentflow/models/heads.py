@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 
 class SharedHead:
@@ -32,6 +33,18 @@ class SharedHead:
         """A fresh cache for `rows` rows that begins with the head."""
         if self._cache is None:
             return DynamicCache(config=self._config)
-        cache = copy.deepcopy(self._cache)
-        cache.batch_repeat_interleave(rows)
+        cache = copy.copy(self._cache)
+        cache.layers = [_for_rows(layer, rows) for layer in self._cache.layers]
         return cache
+
+
+def _for_rows(layer: Any, rows: int) -> Any:
+    """A layer of a one-row cache for `rows` rows."""
+    if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+        layer = copy.deepcopy(layer)
+        layer.batch_repeat_interleave(rows)
+        return layer
+    layer = copy.copy(layer)
+    # Views, not copies: these grow by concatenation, which leaves what they had untouched.
+    layer.keys, layer.values = layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)
+    return layer

@@ -7,21 +7,25 @@ it. Never executes code that comes with a model: `trust_remote_code` is False an
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.modeling_utils import PreTrainedModel
 
-from agentflow.errors import InputError
+from agentflow.errors import ConfigError, InputError
 from agentflow.models.sources import HubModel, LocalModel, PackagedGguf, TinyModel
 
 POINTER = "pointer.json"
 # A base model artifact that only names a folder or a hub commit, so that large weights are not copied.
 
 END_OF_TURN = "<|im_end|>"
+Device = Literal["cpu", "cuda"]
 
 
 def convert(source: PackagedGguf | LocalModel | HubModel | TinyModel, folder: Path) -> dict[str, Any]:
@@ -107,10 +111,25 @@ def resolve(folder: Path) -> tuple[str, str | None]:
     return target["id"], target["revision"]
 
 
+@contextmanager
+def no_foreign_code(name: str) -> Iterator[None]:
+    """Inside, a model that needs code of its own raises InputError instead of a hint to switch that on."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error) and "custom code" not in str(error):
+            raise
+        raise InputError(
+            f"model {name!r} brings code of its own (trust_remote_code), which is never executed here; use a model of "
+            "an architecture that transformers itself knows"
+        ) from error
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a base model artifact. Raises InputError if it has no end-of-sequence token."""
     name, revision = resolve(folder)
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    with no_foreign_code(name):
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {name!r} has no eos token; generation could never end")
     if tokenizer.pad_token_id is None:
@@ -124,22 +143,49 @@ def load_model(
     adapter: Path | None = None,
     trainable: bool = False,
     merge: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
+    device: Device = "cpu",
 ) -> Any:
     """The model of a base model artifact, optionally with a LoRA adapter.
 
     trainable: the adapter's weights take gradients. merge: the adapter is folded into the weights, which is faster to
-    generate with. Raises InputError if the adapter does not fit the base.
+    generate with. dtype None: float32 on a CPU, which has no fast bfloat16, and bfloat16 on a GPU. Raises InputError if
+    the adapter does not fit the base, ConfigError if there is no such device.
     """
+    check_device(device)
+    dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
     name, revision = resolve(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype, trust_remote_code=False)
+    with no_foreign_code(name):
+        model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype, trust_remote_code=False)
     if adapter is None:
-        return model
+        return model.to(device)
+    model = put_adapter(model, adapter, name, trainable=trainable)
+    return (model.merge_and_unload() if merge else model).to(device)
+
+
+def check_device(device: Device) -> None:
+    """Raise ConfigError if CUDA is asked for where there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"a GPU is asked for, but torch {torch.__version__} finds none in this process; install a CUDA build of "
+            "torch on the GPU nodes and see that `nvidia-smi` works there, or leave num_gpus out of the resources"
+        )
+
+
+def put_adapter(model: Any, adapter: Path, name: str, *, trainable: bool) -> Any:
+    """`model` (called `name` in messages) with a LoRA adapter on it.
+
+    Raises InputError if the adapter does not fit, is damaged, or lacks a file (PEFT would look for it on the hub).
+    """
+    lacking = [file for file in ("adapter_config.json", "adapter_model.safetensors") if not (adapter / file).is_file()]
+    if lacking:
+        raise InputError(f"adapter {str(adapter)!r} lacks {lacking}; give a folder that save_pretrained wrote")
     try:
-        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"adapter {str(adapter)!r} does not fit base model {name!r}: {error}") from error
-    return model.merge_and_unload() if merge else model
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"adapter {str(adapter)!r} does not fit base model {name!r}: {error}; give the base it was trained on"
+        ) from error
 
 
 def tokenize_with(tokenizer: Any) -> Any:

@@ -59,6 +59,8 @@ class Limits(Frozen):
     # Characters of one text.
     traces: int = 12
     # Sample traces in all, spread over decisions and kinds.
+    filter_examples: int = 5
+    # Calls that helped most, and as many that helped least.
     rollouts_per_step: int = 8
     rejects_per_reason: int = 3
     answers: int = 8
@@ -89,6 +91,8 @@ class RunRecord(Frozen):
     logs: dict[str, Rows] = {}
     # Training logs by stage (sft, cold_start, grpo): {"step", "loss", "rewards/<part>/mean", "kl", ...}.
     machine: dict[str, Any] = {}
+    times: dict[str, dict[str, dict[str, float]]] = {}
+    # By stage: worker seconds by cause and counters (agentflow.clock.read_times).
     notes: list[str] = []
     # What a reader must know to judge the numbers ("losers: drop", "teacher is a local stand-in").
     limits: Limits = Field(default_factory=Limits)

@@ -15,7 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from agentflow.report import pictures, samples
+from agentflow.report.hygiene import hygiene_samples
 from agentflow.report.model import RunRecord
+from agentflow.report.summary import scored_rows
 from agentflow.report.visible import pieces, visible
 
 
@@ -101,9 +103,11 @@ def render_page(run: RunRecord, summary: dict[str, Any]) -> str:
                 "funnel": pictures.funnel(summary["stages"]),
                 "losses": pictures.losses(run.logs),
                 "rewards": pictures.rewards(summary["rollouts"], run.logs.get("grpo", [])),
-                "deltas": pictures.deltas(run.tables.get("loss_filter", [])),
+                "deltas": pictures.deltas(scored_rows(run)),
                 "accuracies": pictures.accuracies(summary["evaluation_by"]),
             },
+            hygiene=hygiene_samples(run),
+            judged_calls=samples.judged_calls(run),
             traces=samples.trace_samples(run),
             rollouts=samples.rollout_samples(run),
             rejects=samples.reject_samples(run),

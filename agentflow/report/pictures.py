@@ -202,8 +202,9 @@ def deltas(rows: Rows) -> Markup | None:
         edges = [-width, 0.0, width]
     with matplotlib.rc_context(_STYLE):
         figure, (axis,) = _figure(_FULL, 2.4)
-        kept = [row["delta"] for row in judged if row["decision"] == "kept"]
-        lost = [row["delta"] for row in judged if row["decision"] != "kept"]
+        keeps = ("kept", "some_calls_kept")
+        kept = [row["delta"] for row in judged if row["decision"] in keeps]
+        lost = [row["delta"] for row in judged if row["decision"] not in keeps]
         axis.hist(
             [kept, lost],
             bins=edges,

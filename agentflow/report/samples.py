@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 from agentflow.report.evaluation import breakdown, ordered_models
 from agentflow.report.model import Limits, Rows, RunRecord
-from agentflow.report.summary import reward_parts
+from agentflow.report.summary import reward_parts, scored_rows
 from agentflow.report.visible import cap
+
+_AROUND = 60
+# Characters of text shown on either side of a call.
 
 # Every repetition is bounded: the text may be anything a model wrote.
 _MARKS = re.compile(
@@ -74,6 +77,39 @@ def _trace(row: dict[str, Any], before: dict[str, Any] | None, limits: Limits) -
         segments.append({**segment, "removed": removed, "inside": _inside(segment.get("arguments"))})
         budget -= len(segment.get("text") or "") + len(segment.get("result") or "")
     return {"row": row, "segments": segments, "decision": row.get("decision") or "inserted"}
+
+
+def judged_calls(run: RunRecord) -> dict[str, Rows]:
+    """The calls that made the text behind them easiest to predict ("most"), and those that did least ("least")."""
+    before = {row["id"]: row for row in run.tables.get("tool_insertion", [])}
+    found: Rows = []
+    for row in scored_rows(run):
+        segments = (before.get(row["id"]) or row).get("segments") or []
+        places = [i for i, segment in enumerate(segments) if segment["kind"] == "call"]
+        scores = row.get("call_scores") or []
+        if len(scores) != len(places):
+            continue  # the rows before the filter are not at hand
+        for place, score in zip(places, scores, strict=True):
+            if score["delta"] is not None:
+                found.append(_judged(row, segments, place, score))
+    found.sort(key=lambda one: (-one["delta"], one["id"], one["place"]))
+    most = found[: run.limits.filter_examples]
+    return {"most": most, "least": found[len(most) :][-run.limits.filter_examples :][::-1]}
+
+
+def _judged(row: dict[str, Any], segments: Rows, place: int, score: dict[str, Any]) -> dict[str, Any]:
+    call = segments[place]
+    return {
+        "id": row["id"],
+        "place": place,
+        "tool": call["tool"],
+        "inside": _inside(call["arguments"]),
+        "result": call["result"],
+        "before": (segments[place - 1]["text"] if place else "")[-_AROUND:],
+        "after": (segments[place + 1]["text"] if place + 1 < len(segments) else "")[:_AROUND],
+        "delta": score["delta"],
+        "kept": score["kept"],
+    }
 
 
 def _inside(arguments: str | None) -> str:

@@ -1,7 +1,7 @@
 """RunRecord -> the content of report.json: the numbers a program reads, without texts of models.
 
 Shape: {recipe, wall_s, peak_rss_mb, stages, ledger, evaluation} as promised, and beside it status, evaluation_by,
-filter, training, notes and machine. Non-finite numbers become null, so the file is always valid JSON.
+hygiene, filter, training, notes and machine. Non-finite numbers become null, so the file is always valid JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import defaultdict
 from typing import Any
 
 from agentflow.report.evaluation import breakdown, summarise_evaluation
+from agentflow.report.hygiene import summarise_hygiene
 from agentflow.report.model import Rows, RunRecord, StageRun
 
 
@@ -31,11 +32,13 @@ def summarise_run(run: RunRecord) -> dict[str, Any]:
             "ledger": run.ledger.model_dump(),
             "evaluation": summarise_evaluation(evaluated),
             "evaluation_by": breakdown(evaluated),
+            "hygiene": summarise_hygiene(run),
             "filter": summarise_filter(run),
             "training": {name: summarise_log(rows) for name, rows in run.logs.items() if rows},
             "rollouts": rollout_steps(run.tables.get("grpo", [])),
             "notes": list(run.notes),
             "machine": dict(run.machine),
+            "times": run.times,
         }
     )
 
@@ -82,15 +85,23 @@ def has_call(row: dict[str, Any], tool: str | None = None) -> bool:
     return any(part["kind"] == "call" and tool in (None, part["tool"]) for part in row.get("segments") or [])
 
 
+def scored_rows(run: RunRecord) -> Rows:
+    """Rows of FILTERED that were scored, and after them losers that were dropped, which stand among the rejects."""
+    rows = [row for row in run.tables.get("loss_filter", []) if row.get("delta") is not None]
+    dropped = (json.loads(reject["row"]) for reject in run.rejects.get("loss_filter", []) if reject.get("row"))
+    return [*rows, *(row for row in dropped if isinstance(row, dict) and row.get("delta") is not None)]
+
+
 def summarise_filter(run: RunRecord) -> dict[str, Any]:
     """The loss filter's yield and what of it reaches SFT.
 
-    `yield` = samples whose calls were kept / samples that had calls. `sft_share_with_calls` = share of the rows SFT
-    reads that hold a call. Both None where nothing was filtered.
+    `yield` = samples of which calls were kept / samples that had calls. `sft_share_with_calls` = share of the rows SFT
+    reads that hold a call. Both None where nothing was filtered. `calls` and `by_tool` count calls and samples before
+    and after; `deltas` are nats a token, positive where calls help, over the scored samples.
     """
     rows = run.tables.get("loss_filter", [])
     inserted = run.tables.get("tool_insertion", [])
-    kept = {row["id"] for row in rows if row["decision"] == "kept"}
+    kept = {row["id"] for row in rows if row["n_calls"]}
     had_calls = {row["id"] for row in rows if (row["n_calls_before"] or 0) > 0}
     # Losers that were dropped stand only among the rows before the filter.
     had_calls |= {row["id"] for row in inserted if row["n_calls"]}
@@ -98,6 +109,7 @@ def summarise_filter(run: RunRecord) -> dict[str, Any]:
     decisions: dict[str, int] = defaultdict(int)
     for row in rows:
         decisions[row["decision"]] += 1
+    deltas = sorted(row["delta"] for row in scored_rows(run))
     return {
         "with_calls": len(had_calls),
         "kept": len(kept),
@@ -105,6 +117,7 @@ def summarise_filter(run: RunRecord) -> dict[str, Any]:
         "decisions": dict(decisions),
         "sft_rows": len(rows),
         "sft_share_with_calls": round(sum(1 for row in rows if row["n_calls"]) / len(rows), 4) if rows else None,
+        "deltas": _spread(deltas),
         "by_tool": {tool: _tool_yield(tool, inserted, rows) for tool in tools},
     }
 
@@ -112,7 +125,28 @@ def summarise_filter(run: RunRecord) -> dict[str, Any]:
 def _tool_yield(tool: str, inserted: Rows, rows: Rows) -> dict[str, Any]:
     before = sum(1 for row in inserted if has_call(row, tool))
     after = sum(1 for row in rows if has_call(row, tool))
-    return {"with_calls": before or None, "kept": after, "yield": round(after / before, 4) if before else None}
+    calls, calls_kept = (_calls(table, tool) for table in (inserted, rows))
+    return {
+        "with_calls": before or None,
+        "kept": after,
+        "yield": round(after / before, 4) if before else None,
+        "calls": calls or None,
+        "calls_kept": calls_kept,
+        "calls_removed": calls - calls_kept if calls else None,
+    }
+
+
+def _calls(rows: Rows, tool: str) -> int:
+    return sum(s["kind"] == "call" and s["tool"] == tool for row in rows for s in row.get("segments") or [])
+
+
+def _spread(values: list[float]) -> dict[str, Any] | None:
+    """Number, smallest, deciles 1, 5 and 9, and largest of sorted `values`; None without any."""
+    if not values:
+        return None
+    last = len(values) - 1
+    places = {"min": 0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1}
+    return {"n": len(values)} | {name: round(values[round(place * last)], 4) for name, place in places.items()}
 
 
 def summarise_log(rows: Rows) -> dict[str, Any]:

@@ -6,8 +6,9 @@ solutions to real questions, one a line:
     {"question": "Natalia sold clips ...", "rationale": "In May she sold 48/2 = 24 ...", "answer": "72",
      "lookups": [{"sentence": 0, "query": "..."}]}
 
-`rationale` and `lookups` may be missing. Recorded solutions are given as they are; generated ones are wrong at a
-seeded rate. It does not reason: a question from nowhere else is unknown.
+`rationale` and `lookups` may be missing. A line of GSM8K or HotpotQA as published does as well: its solution, or the
+chain of its supporting facts with a lookup before each paragraph. Recorded solutions are given as they are; generated
+ones are wrong at a seeded rate. It does not reason: a question from nowhere else is unknown.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agentflow.errors import InputError
-from agentflow.sources import arithmetic, encyclopedia
+from agentflow.sources import arithmetic, encyclopedia, gsm8k, hotpotqa
+from agentflow.sources.fields import BadRow
+from agentflow.sources.known import known_rows
 from agentflow.sources.problems import Lookup, Solution
 from agentflow.sources.sentences import sentences
 
@@ -135,12 +138,25 @@ def _known_row(line: str, where: str) -> tuple[str, Solution]:
         raise InputError(f"{where} is not JSON ({error}); {shape}") from error
     if not isinstance(row, dict):
         raise InputError(f"{where} is {type(row).__name__}, not an object; {shape}")
+    row = _published(row, where)
     fields = {name: row.get(name) or "" for name in ("question", "answer", "rationale")}
     for name, value in fields.items():
         if not isinstance(value, str) or (name != "rationale" and not value.strip()):
             raise InputError(f"{where} has {name} {row.get(name)!r}, allowed is non-empty text; {shape}")
     lookups = tuple(_lookup(item, where, shape) for item in row.get("lookups") or ())
     return normalise(fields["question"]), Solution(fields["rationale"], fields["answer"], lookups=lookups)
+
+
+def _published(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """A record of GSM8K or HotpotQA in the shape of this file; anything else as it is."""
+    is_gsm8k = isinstance(row.get("answer"), str) and "####" in row["answer"]
+    if not is_gsm8k and "supporting_facts" not in row:
+        return row
+    try:
+        question = (gsm8k if is_gsm8k else hotpotqa).question_row(row)
+    except BadRow as bad:
+        raise InputError(f"{where} is no usable question ({bad.reason}): {bad.detail}") from bad
+    return next(iter(known_rows([question])), question)
 
 
 def _lookup(item: Any, where: str, shape: str) -> Lookup:

@@ -12,8 +12,8 @@ import re
 from typing import Any
 
 from agentflow.records import canonical_json
+from agentflow.sources.fields import BadRow, Record, text_field
 from agentflow.sources.problems import question_id
-from agentflow.sources.readers import BadRow, Record, text_field
 
 KIND = "gsm8k"
 _MARK = re.compile(r"<<([^<>]*)>>")

@@ -1,7 +1,7 @@
 """Rows for the local teacher's `known` file: question rows in, {question, rationale, answer, lookups} out.
 
-Real questions are answered there with the data set's own solution: GSM8K's worked solution, HotpotQA's supporting
-facts with a lookup before each paragraph. Rows without a rationale are left out.
+Real questions are answered there with the data set's own solution: GSM8K's worked solution, supporting
+facts of multi-hop sets with a lookup before each paragraph. Rows without a rationale are left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from agentflow.sources import hotpotqa
+from agentflow.sources.facts import lookups
 
 
 def known_rows(questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -19,7 +19,7 @@ def known_rows(questions: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in questions:
         if row["rationale"]:
             meta = json.loads(row["meta"] or "{}")
-            found = hotpotqa.lookups(meta) if row["kind"] == hotpotqa.KIND else meta.get("lookups", [])
+            found = lookups(meta) if "facts" in meta else meta.get("lookups", [])
             rows.append(
                 {"question": row["question"], "rationale": row["rationale"], "answer": row["answer"], "lookups": found}
             )

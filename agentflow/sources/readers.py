@@ -1,8 +1,8 @@
-"""Raw records of a real data set: a JSONL file or a hub id in, one `(key, record or Reject)` per line out.
+"""Raw records of a real data set: a JSONL or Parquet file or a hub id in, one `(key, record or Reject)` per line out.
 
-A line that is not one JSON object is a quarantined Reject of its own and stops nothing. Keys are "<file name>:<line>"
-(from 1) or "<hub id>:<row>". What a record must contain is the data set's matter (`gsm8k`, `hotpotqa`); they report
-a bad one by raising `BadRow`.
+A line that is not one JSON object, or a Parquet row that is no text, is a quarantined Reject of its own and stops
+nothing. Keys are "<file name>:<line>" (from 1) or "<hub id>:<row>". What a record must contain is the data set's
+matter (`gsm8k`, `hotpotqa`, ...); they report a bad one by raising `fields.BadRow`.
 """
 
 from __future__ import annotations
@@ -14,23 +14,12 @@ from typing import Any, BinaryIO
 
 from agentflow.errors import InputError
 from agentflow.records import Reject
+from agentflow.sources.fields import Record
 
 MAX_LINE_BYTES = 4_000_000
 # Longest line read; a longer one is quarantined unread (promise P7).
 _KEPT_CHARACTERS = 2000
 # How much of an unreadable line its Reject keeps.
-
-Record = dict[str, Any]
-
-
-class BadRow(Exception):
-    """A record that is no usable question; becomes a quarantined Reject."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        # Stable word: "no_question", "no_answer", "bad_answer", "bad_text", "bad_context".
-        self.detail = detail
 
 
 def read_jsonl(
@@ -115,20 +104,3 @@ def read_hub(
         if limit is not None and number >= limit:
             return
         yield f"{hub_id}:{number}", dict(record)
-
-
-def text_field(record: Record, name: str, reason: str) -> str:
-    """The stripped text of a field. Raises BadRow `reason` if there is none, "bad_text" if it cannot be stored."""
-    value = record.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise BadRow(reason, f"{name} is {value!r:.200}; a row needs it as non-empty text")
-    return storable(value.strip(), name)
-
-
-def storable(text: str, name: str) -> str:
-    """`text` itself. Raises BadRow "bad_text" if it holds a lone surrogate, which no Arrow file can carry."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadRow("bad_text", f"{name} holds a lone surrogate at character {error.start}") from error
-    return text

@@ -7,21 +7,15 @@ in two splits. It asks no model and, unless a hub id is given, uses no network.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from agentflow.config import Frozen, LocalFile
-from agentflow.errors import ConfigError, InputError
-from agentflow.records import Outcomes, Reject, canonical_json, sha256_text
-from agentflow.sources import arithmetic, encyclopedia, gsm8k, hotpotqa
-from agentflow.sources.problems import Problem, normalise_question
-from agentflow.sources.readers import BadRow, Record, read_hub, read_jsonl
-
-Split = Literal["train", "test", "test_unseen"]
+from agentflow.config import Frozen
+from agentflow.records import Outcomes, canonical_json, sha256_text
+from agentflow.sources import arithmetic, encyclopedia
+from agentflow.sources.file_sources import FileSource, Split, read_sources
+from agentflow.sources.problems import Problem
 
 
 class GeneratedSource(Frozen):
@@ -48,77 +42,34 @@ class GeneratedSource(Frozen):
     # Which encyclopedia; the search service must serve the same.
 
 
-class _FileSource(Frozen):
-    """A real data set: a local JSONL file, or a hub id at a pinned revision."""
+class MixedSource(Frozen):
+    """Several real data sets in one run; an exact duplicate across them stays once."""
 
-    path: Annotated[Path | None, LocalFile()] = None
-    test_path: Annotated[Path | None, LocalFile()] = None
-    # Test questions from a file of their own. None: `test_fraction` of `path`.
-    hub_id: str | None = None
-    revision: str | None = None
-    # Commit hash (40 hex digits) of the hub's repository; a branch or tag may move and is refused.
-    hub_config: str | None = None
-    hub_split: str = "train"
-    limit: int | None = Field(default=None, ge=1)
-    # First lines of `path` (or rows of the hub) to read, bad ones included. None: all.
-    test_limit: int | None = Field(default=None, ge=1)
-    # The same for `test_path`.
-    test_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
-    # Share of questions that are tests, chosen by the hash of the question; unused with `test_path`.
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> _FileSource:
-        if (self.path is None) == (self.hub_id is None):
-            raise ConfigError(
-                f"source has path {None if self.path is None else str(self.path)!r} and hub_id {self.hub_id!r}; "
-                "give exactly one of them"
-            )
-        if self.hub_id is not None and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
-            raise ConfigError(
-                f"hub_id {self.hub_id!r} has revision {self.revision!r}; "
-                "give the commit hash (40 hex digits) it is to be read at, a branch or tag may move"
-            )
-        if self.test_limit is not None and self.test_path is None:
-            raise ConfigError(
-                f"test_limit is {self.test_limit} but there is no test_path; give the test file or `limit`"
-            )
-        return self
+    kind: Literal["mixed"] = "mixed"
+    parts: tuple[Annotated[FileSource, Field(discriminator="kind")], ...] = Field(min_length=1)
 
 
-class Gsm8kSource(_FileSource):
-    """GSM8K (openai/grade-school-math): arithmetic word problems with worked solutions."""
-
-    kind: Literal["gsm8k"] = "gsm8k"
-    hub_config: str | None = "main"
-
-
-class HotpotSource(_FileSource):
-    """HotpotQA: multi-hop questions, with paragraphs and supporting facts where the file has them."""
-
-    kind: Literal["hotpotqa"] = "hotpotqa"
-    hub_config: str | None = "distractor"
-
-
-Source = GeneratedSource | Gsm8kSource | HotpotSource
+Source = GeneratedSource | FileSource | MixedSource
 # A union by `kind`; declare it as `source: Source = Field(discriminator="kind")`.
-_ROW_OF: dict[str, Callable[[Record], dict[str, Any]]] = {
-    "gsm8k": gsm8k.question_row,
-    "hotpotqa": hotpotqa.question_row,
-}
+
+
+def file_sources(config: FileSource | MixedSource) -> tuple[FileSource, ...]:
+    """The data sets of the source."""
+    return config.parts if isinstance(config, MixedSource) else (config,)
 
 
 def load_questions(config: Source) -> Outcomes:
     """All questions of the source in QUESTIONS columns, and a Reject for each line that is not one.
 
-    Rejects: "quarantined" with the reason of `readers.BadRow` or `read_jsonl`; "dropped" as "duplicate" for a question
-    that stood before (tests are read first, so a test question never is in train). `keys_in` counts lines or problems.
-    Raises InputError for a missing file or if not one usable question is in it, ConfigError if the templates cannot
-    give that many.
+    Rejects as `file_sources.read_sources` gives them: a test question never is in train. `keys_in` counts lines or
+    problems. Raises InputError for a missing file or if not one usable question is in it, ConfigError if the templates
+    cannot give that many.
     """
     if isinstance(config, GeneratedSource):
         rows = _arithmetic(config) + _two_hop(config)
         return Outcomes(rows, [], len(rows), len(rows))
-    return _read(config)
+    loaded = read_sources(file_sources(config))
+    return Outcomes(list(loaded.rows), loaded.rejects, loaded.keys_in, len(loaded.kept))
 
 
 def _arithmetic(config: GeneratedSource) -> list[dict[str, Any]]:
@@ -172,62 +123,3 @@ def _rows(
         for split, problems in splits
         for problem in problems
     ]
-
-
-def _read(config: Gsm8kSource | HotpotSource) -> Outcomes:
-    rows: list[dict[str, Any]] = []
-    rejects: list[Reject] = []
-    seen: dict[str, str] = {}
-    keys_in = 0
-    for name, fixed_split, records in _origins(config):
-        for key, record in records:
-            keys_in += 1
-            row = record if isinstance(record, Reject) else _row(key, record, config)
-            if isinstance(row, Reject):
-                rejects.append(row)
-                continue
-            normal = normalise_question(row["question"])
-            if normal in seen:
-                rejects.append(Reject(key, "dropped", "duplicate", f"same question as {seen[normal]}", row))
-                continue
-            seen[normal] = key
-            split = fixed_split or _split_of(normal, config.test_fraction)
-            rows.append({**row, "split": split, "source": name})
-    if not rows:
-        reasons = sorted({reject.reason for reject in rejects}) or ["it is empty"]
-        origin = config.path or config.hub_id
-        raise InputError(
-            f"no usable question among {keys_in} lines of {str(origin)!r} ({', '.join(reasons)}); "
-            f"give a file in the published shape of {config.kind}"
-        )
-    return Outcomes(rows, rejects, keys_in, len(rows))
-
-
-def _origins(
-    config: Gsm8kSource | HotpotSource,
-) -> Iterator[tuple[str, Split | None, Iterator[tuple[str, Record | Reject]]]]:
-    """(name, split or None for "by hash", records), tests first."""
-    if config.test_path is not None:
-        # Keys must differ even if both files have the same name.
-        same = config.path is not None and config.path.name == config.test_path.name
-        name = f"test:{config.test_path.name}" if same else config.test_path.name
-        yield name, "test", read_jsonl(config.test_path, config.test_limit, name=name)
-    fixed: Split | None = "train" if config.test_path is not None else None
-    if config.path is not None:
-        yield config.path.name, fixed, read_jsonl(config.path, config.limit)
-    else:
-        assert config.hub_id is not None and config.revision is not None
-        records = read_hub(config.hub_id, config.revision, config.hub_config, config.hub_split, config.limit)
-        yield f"{config.hub_id}@{config.revision}", fixed, records
-
-
-def _row(key: str, record: Record, config: Gsm8kSource | HotpotSource) -> dict[str, Any] | Reject:
-    try:
-        return _ROW_OF[config.kind](record)
-    except BadRow as bad:
-        return Reject(key, "quarantined", bad.reason, bad.detail, record)
-
-
-def _split_of(normal: str, test_fraction: float) -> Split:
-    """By hash: a question's split depends neither on its place in the file nor on `limit`."""
-    return "test" if int(sha256_text(f"split|{normal}")[:8], 16) < test_fraction * 16**8 else "train"

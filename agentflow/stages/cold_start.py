@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from agentflow.config import Frozen
+from agentflow.config import Frozen, LocalFile
 from agentflow.errors import InputError
 from agentflow.rendering import PromptConfig
 from agentflow.rewards.parts import count_words
@@ -30,6 +31,8 @@ class ColdStartConfig(Frozen):
     min_words: int = Field(14, ge=0)
     max_words: int = Field(100, ge=1)
     # Words of reasoning without calls; paper B's bounds of its length reward [P].
+    review: Annotated[Path | None, LocalFile()] = None
+    # A review file (training.review) whose accepted and edited rows are trained on, in its order, instead of a choice.
     prompt: PromptConfig = PromptConfig()
     settings: SupervisedSettings = SupervisedSettings()
 
@@ -42,7 +45,7 @@ def choose(rows: Sequence[dict[str, Any]], config: ColdStartConfig) -> list[dict
     by_group: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for row in rows:
         words = count_words(row["reasoning"])
-        if row["decision"] == "kept" and config.min_words <= words <= config.max_words:
+        if row["decision"] in ("kept", "some_calls_kept") and config.min_words <= words <= config.max_words:
             by_group[row["template"] or row["kind"]].append((words, row["id"]))
     if not by_group:
         raise InputError(

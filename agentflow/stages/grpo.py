@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from agentflow.clients.search import SearchConfig
-from agentflow.config import Frozen
+from agentflow.config import Frozen, Where
 from agentflow.errors import InputError
 from agentflow.models.settings import GenerationConfig
 from agentflow.rendering import PromptConfig
 from agentflow.rewards.composite import RewardConfig
 from agentflow.toolset import ToolsConfig
 from agentflow.training.config import OptimiserSettings
+from agentflow.training.guard import GuardConfig
 
 
 class GrpoConfig(Frozen):
@@ -41,11 +42,26 @@ class GrpoConfig(Frozen):
     # Weight of the KL term to the cold-start policy (paper B [P]).
     clip: float = Field(0.2, gt=0)
     # Clip range of the probability ratio (paper B [P]).
+    clip_high: float | None = Field(None, gt=0)
+    # Upper clip range of its own (decoupled clip, DAPO: 0.28 to 0.4 [O]); None is `clip` on both sides.
     loss_type: Literal["grpo", "dapo", "bnpo", "dr_grpo"] = "grpo"
+    # grpo: mean over each completion's tokens, then over completions; dapo and bnpo: over all tokens [O].
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    # What the centred reward is divided by: the group's std (paper B [P]), the batch's, or nothing (Dr. GRPO [O]).
+    entropy_bonus: float = Field(0.0, ge=0)
+    # Weight of the mean token entropy in the objective [O].
+    entropy_quantile: float = Field(1.0, gt=0, le=1)
+    # Share of the tokens, most uncertain first, that carry loss; 1 is all [O].
+    mask_truncated: bool = False
+    # Completions cut off by max_new_tokens carry no loss (DAPO [O]).
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-5, batch_size=1, accumulation=16)
     # batch_size * accumulation * workers samples a step.
+    guard: GuardConfig = GuardConfig()
+    # What counts as a collapsed policy, and what happens then.
     edition: str = "1"
     # Of the searches made in rollouts.
+    checkpoint_steps: Annotated[int, Where()] = Field(5, ge=1)
+    # Optimiser steps between two checkpoints: what a kill costs at most. Never changes the result.
 
     @model_validator(mode="after")
     def _whole_groups(self) -> GrpoConfig:

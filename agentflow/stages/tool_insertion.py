@@ -2,16 +2,16 @@
 
 Splices tool calls into the reasoning, before the text that needs their results (METHODS A.3).
 
-Two strategies behind one function: `equations` (calculator calls before the results of equations) and `lookups` (the
-teacher marks where a fact is needed and writes the query; the search runs). Removing the calls gives back the reasoning
-byte for byte.
+Which calls, and where, is decided by strategies behind one interface (`insertion.strategy`): equations, lookups that
+the teacher marks, calls sampled from the scoring model. Removing the calls gives back the reasoning byte for byte.
 
     "In May she sold 48/2 = 24 clips."  ->  "In May she sold 48/2 =" [Calculator(48/2) -> 24] " 24 clips."
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -19,21 +19,44 @@ from pydantic import Field
 from agentflow.clients.search import SearchConfig
 from agentflow.clients.teacher import TeacherClient, TeacherConfig
 from agentflow.config import Frozen, Where
-from agentflow.errors import MalformedAnswer, ServiceFailure, ToolFailure
-from agentflow.insertion.equations import find_equations
-from agentflow.insertion.lookups import question_message, read_lookups, response_format
+from agentflow.errors import ServiceFailure, ToolFailure
+from agentflow.insertion import strategies
+from agentflow.insertion.contradictions import Contradiction
 from agentflow.insertion.splice import Insertion, splice
-from agentflow.records import Outcomes, Reject, ToolCall
+from agentflow.insertion.strategy import PlannedCall, Strategy
+from agentflow.records import Outcomes, Reject, ToolCall, ToolResult, canonical_json
 from agentflow.rendering import PromptConfig
+from agentflow.scrubbing import ScrubConfig, scrub_segments
 from agentflow.syntax import Syntax
 from agentflow.tools.contract import ToolBox
+from agentflow.tools.leaks import Subject
 from agentflow.toolset import ToolsConfig, syntax_for
 from agentflow.waiting import all_settled
 
-LOOKUP_SYSTEM = (
-    "You get a question and the numbered sentences of a solution as JSON. Say before which sentences a fact has to be "
-    'looked up, and with which search query. Answer as JSON: {"lookups": [{"sentence": <index>, "query": <text>}]}'
-)
+Candidates = Mapping[str, Sequence[tuple[int, Sequence[ToolCall]]]]
+# By row id: places in order of p(call), each with the distinct calls sampled there (models.call_sampling).
+
+
+class SamplingConfig(Frozen):
+    """How calls are sampled from the scoring model (Toolformer, section 2 and appendix A [P]).
+
+    For the calculator Toolformer uses k 20, tau_s 0, m 10 (from memory, unverified), with 0.5 in its filter.
+    """
+
+    tau_s: float = Field(0.05, ge=0, lt=1)
+    # Only places with p(call) > tau_s.
+    k: int = Field(5, ge=1)
+    # The k best of them.
+    m: int = Field(5, ge=1)
+    # Calls sampled at each place.
+    tools: tuple[Literal["Calculator", "Search"], ...] = ("Calculator", "Search")
+    # Calls to others are left out.
+    temperature: float = Field(1.0, gt=0)
+    max_call_tokens: int = Field(40, ge=4)
+    # A call that is not complete by then is given up.
+    n_examples: int = Field(2, ge=0, le=2)
+    # Worked examples before the question: without them no model writes calls.
+    seed: int = 0
 
 
 class ToolInsertionConfig(Frozen):
@@ -42,8 +65,12 @@ class ToolInsertionConfig(Frozen):
     equations: bool = True
     lookups: Literal["text_answers", "all", "none"] = "text_answers"
     # Which questions the teacher marks lookups for.
-    contradicted: Literal["drop", "keep"] = "drop"
-    # What happens to a row one of whose equations the calculator contradicts; "keep" inserts no call there.
+    sampled: SamplingConfig | None = None
+    # Also calls that the base model itself would write; the base model is then an input of the stage.
+    contradicted: Literal["drop", "correct", "keep"] = "drop"
+    # What happens to a row one of whose equations the calculator contradicts: it goes; or the stated result is replaced
+    # by the calculator's (later uses of the wrong number stay as they are); or nothing, and no call is inserted there.
+    # What was corrected or kept stands in column `contradictions`.
     max_calls: int = Field(8, ge=1)
     # Further calls of a row are left out.
     teacher: TeacherConfig = TeacherConfig()
@@ -52,81 +79,132 @@ class ToolInsertionConfig(Frozen):
     prompt: PromptConfig = PromptConfig()
     # Its syntax decides which calls can be written at all.
     edition: str = "1"
+    # Of what the teacher is asked.
+    search_edition: str | None = None
+    # Of the searches; empty: `edition`. Searches can so be asked anew while the teacher's answers are replayed.
+    scrub: ScrubConfig = ScrubConfig()
+    # Personal data removed from queries and results of searches before the commit. Off by default.
     batch_size: Annotated[int, Where()] = Field(64, ge=1)
     failure_budget: int = Field(0, ge=0)
 
 
 async def insert_batch(
-    rows: Sequence[dict[str, Any]], config: ToolInsertionConfig, teacher: TeacherClient | None, toolbox: ToolBox
+    rows: Sequence[dict[str, Any]],
+    config: ToolInsertionConfig,
+    teacher: TeacherClient | None,
+    toolbox: ToolBox,
+    candidates: Candidates | None = None,
 ) -> Outcomes:
     """Insert calls into `rows`; a row that needs none stays as it is.
 
-    `teacher` may be None where no lookups are marked.
+    `teacher` may be None where no lookups are marked, `candidates` where none were sampled.
     """
-    results = await all_settled(_insert(row, config, teacher, toolbox) for row in rows)
+    ways = _strategies(config, teacher, toolbox, candidates)
+    results = await all_settled(_insert(row, ways, config, toolbox) for row in rows)
     kept = [result for result in results if isinstance(result, dict)]
     rejects = [result for result in results if isinstance(result, Reject)]
-    return Outcomes(kept, rejects, len(rows), len(kept))
+    return scrub_segments(Outcomes(kept, rejects, len(rows), len(kept)), config.scrub)
+
+
+def _strategies(
+    config: ToolInsertionConfig, teacher: TeacherClient | None, toolbox: ToolBox, candidates: Candidates | None
+) -> list[Strategy]:
+    """In the order in which they are applied."""
+    ways: list[Strategy] = []
+    if config.equations and "Calculator" in toolbox:
+        ways.append(strategies.Equations(config.contradicted))
+    if teacher is not None and config.lookups != "none" and "Search" in config.tools.names:
+        ways.append(strategies.TeacherLookups(teacher, config.lookups, config.max_calls))
+    if candidates is not None:
+        ways.append(strategies.Sampled(candidates))
+    return ways
 
 
 async def _insert(
-    row: dict[str, Any], config: ToolInsertionConfig, teacher: TeacherClient | None, toolbox: ToolBox
+    row: dict[str, Any], ways: Sequence[Strategy], config: ToolInsertionConfig, toolbox: ToolBox
 ) -> dict[str, Any] | Reject:
-    planned: list[tuple[int, ToolCall]] = []
-    if config.equations and "Calculator" in toolbox:
-        equations = find_equations(row["reasoning"])
-        wrong = [equation for equation in equations if not equation.agrees]
-        if wrong and config.contradicted == "drop":
-            detail = f"{wrong[0].expression} is not {wrong[0].stated}"
-            return Reject(row["id"], "dropped", "contradicted", detail, row)
-        planned += [(e.insert_at, ToolCall("Calculator", {"expression": e.expression})) for e in equations if e.agrees]
+    planned: list[PlannedCall] = []
+    contradictions: list[Contradiction] = []
+    lookups_key = ""
+    now = row
     try:
-        if wants_lookups(row, config) and teacher is not None:
-            lookups = await _lookups(row, teacher, config)
-            if isinstance(lookups, Reject):
-                return lookups
-            planned += lookups
-        insertions = await _run(planned, config, toolbox)
+        for way in ways:
+            if not way.wants(now):
+                continue
+            plan = await way.plan(now)
+            if isinstance(plan, Reject):
+                return plan
+            if plan.reasoning is not None:
+                now = {**now, "reasoning": plan.reasoning}
+            # Where one strategy has put its calls, a later one has nothing to add.
+            taken = {one.at for one in planned}
+            planned += [one for one in plan.calls if one.at not in taken]
+            contradictions += plan.contradictions
+            lookups_key = lookups_key or plan.ledger_key
+        insertions = await _run(now, planned, config, toolbox)
     except ServiceFailure as failure:
         if failure.stops_run:
             raise
         return Reject(row["id"], "quarantined" if failure.row_fault else "failed", failure.kind, str(failure), row)
-    except ToolFailure as failure:
-        return Reject(row["id"], "failed", failure.kind, str(failure), row)
-    segments = splice(row["reasoning"], insertions)
-    return {**row, "segments": [segment.to_row() for segment in segments], "n_calls": len(insertions)}
+    if isinstance(insertions, Reject):
+        return insertions
+    return {
+        **now,
+        "segments": [segment.to_row() for segment in splice(now["reasoning"], insertions)],
+        "n_calls": len(insertions),
+        "contradictions": [one.to_row() for one in contradictions],
+        "lookups_key": lookups_key,
+    }
 
 
 def wants_lookups(row: dict[str, Any], config: ToolInsertionConfig) -> bool:
     """Whether the teacher is asked where `row` needs a lookup."""
-    if "Search" not in config.tools.names or config.lookups == "none":
-        return False
-    return config.lookups == "all" or row["answer_type"] == "text"
+    return "Search" in config.tools.names and strategies.wants_lookups(row, config.lookups)
 
 
-async def _lookups(
-    row: dict[str, Any], teacher: TeacherClient, config: ToolInsertionConfig
-) -> list[tuple[int, ToolCall]] | Reject:
-    content = question_message(row["question"], row["reasoning"])
-    messages = [{"role": "system", "content": LOOKUP_SYSTEM}, {"role": "user", "content": content}]
-    answer = await teacher.complete(messages, response_format=response_format())
-    try:
-        lookups = read_lookups(answer.content, row["reasoning"], max_lookups=config.max_calls)
-    except MalformedAnswer as error:
-        # Paid and stored: asking again would get the same answer from the ledger.
-        return Reject(row["id"], "quarantined", "malformed_lookups", str(error), row)
-    return [(lookup.at, ToolCall("Search", {"query": lookup.query})) for lookup in lookups]
+async def _run(
+    row: dict[str, Any], planned: Sequence[PlannedCall], config: ToolInsertionConfig, toolbox: ToolBox
+) -> list[Insertion] | Reject:
+    """Run the planned calls at once; calls the syntax cannot write and calls the tool refuses are left out.
 
-
-async def _run(planned: list[tuple[int, ToolCall]], config: ToolInsertionConfig, toolbox: ToolBox) -> list[Insertion]:
-    """Run the planned calls at once; calls the syntax cannot write and calls the tool refuses are left out."""
+    Where a tool's infrastructure failed the row failed, and its detail has a line for every such call.
+    """
     syntax: Syntax = syntax_for(config.prompt.syntax)
-    writable = [(at, call) for at, call in sorted(planned, key=lambda p: p[0]) if syntax.representable(call)][
-        : config.max_calls
-    ]
-    results = await all_settled(toolbox.run(call) for _, call in writable)
+    subject = Subject(row["question"], (row["answer"], *row["aliases"]))
+    writable = [one for one in sorted(planned, key=lambda one: one.at) if syntax.representable(one.call)]
+    writable = writable[: config.max_calls]
+    called = await all_settled(_called(one, toolbox, subject) for one in writable)
+    failures = [(one.call, result) for one, result in called if isinstance(result, ToolFailure)]
+    if failures:
+        lines = [f"{call.tool} {canonical_json(call.arguments)}: {failure}" for call, failure in failures]
+        return Reject(row["id"], "failed", failures[0][1].kind, "\n".join(lines), row)
     return [
-        Insertion(at, call, result)
-        for (at, call), result in zip(writable, results, strict=True)
-        if result.error is None
+        Insertion(one.at, one.call, result)
+        for one, result in called
+        if isinstance(result, ToolResult) and result.error is None
     ]
+
+
+async def _called(
+    planned: PlannedCall, toolbox: ToolBox, subject: Subject
+) -> tuple[PlannedCall, ToolResult | ToolFailure]:
+    try:
+        return planned, await toolbox.run(planned.call, subject)
+    except ToolFailure as failure:
+        return planned, failure
+
+
+def insertion_counts(outcomes: Outcomes) -> dict[str, Any]:
+    """What the manifest says beside the counts of rows: calls by tool, search results that leak or were blocked, and
+    contradictions by what was done about them.
+    """
+    calls = [segment for row in outcomes.rows for segment in row["segments"] if segment["kind"] == "call"]
+    found = [one for row in outcomes.rows for one in row["contradictions"] or ()]
+    actions = Counter(one["action"] for one in found)
+    actions["dropped rows"] = sum(reject.reason == "contradicted" for reject in outcomes.rejects)
+    return {
+        "calls": dict(sorted(Counter(segment["tool"] for segment in calls).items())),
+        "search_results": {name: sum(segment[name] or 0 for segment in calls) for name in ("leaks", "blocked")},
+        "contradictions": {name: count for name, count in sorted(actions.items()) if count},
+        "later_uses_of_corrected_numbers": sum(one["later_uses"] for one in found if one["action"] == "corrected"),
+    }

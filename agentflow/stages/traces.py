@@ -21,6 +21,7 @@ from agentflow.config import Frozen, Where
 from agentflow.errors import ServiceFailure
 from agentflow.metrics.answers import is_correct, read_answer
 from agentflow.records import Outcomes, Reject
+from agentflow.scrubbing import OFF, ScrubConfig, scrub_traces
 from agentflow.syntax import holds_markup
 from agentflow.waiting import all_settled
 
@@ -37,19 +38,23 @@ class TracesConfig(Frozen):
 
     origin: Literal["teacher", "recorded"] = "teacher"
     # "recorded": the question's own `rationale`, no call.
+    recorded_kinds: tuple[str, ...] = ()
+    # With origin "teacher": questions of these kinds (e.g. "gsm8k") take their recorded solution all the same.
     teacher: TeacherConfig = TeacherConfig()
     system: str = SYSTEM
     samples: int = Field(1, ge=1, le=64)
     # Teacher answers per question; every right one becomes a row.
     edition: str = "1"
     # A new edition asks the teacher again; the old answers stay in the ledger.
+    scrub: ScrubConfig = ScrubConfig()
+    # Personal data removed before the commit. Off by default.
     batch_size: Annotated[int, Where()] = Field(64, ge=1)
     # Questions per Prefect task.
     failure_budget: int = Field(0, ge=0)
     # Questions that may fail without failing the stage.
 
 
-def recorded_traces(rows: Sequence[dict[str, Any]]) -> Outcomes:
+def recorded_traces(rows: Sequence[dict[str, Any]], scrub: ScrubConfig = OFF) -> Outcomes:
     """The questions' own solutions as traces; a question without one is dropped ("no_rationale")."""
     kept, rejects = [], []
     for row in rows:
@@ -60,7 +65,7 @@ def recorded_traces(rows: Sequence[dict[str, Any]]) -> Outcomes:
             rejects.append(Reject(row["id"], "quarantined", "markup", MARKUP, row))
             continue
         kept.append(_trace(row, 0, row["rationale"], f"Answer: {row['answer']}", row["answer"], "recorded", ""))
-    return Outcomes(kept, rejects, len(rows), len(kept))
+    return scrub_traces(Outcomes(kept, rejects, len(rows), len(kept)), scrub)
 
 
 async def trace_batch(rows: Sequence[dict[str, Any]], config: TracesConfig, teacher: TeacherClient) -> Outcomes:
@@ -68,10 +73,14 @@ async def trace_batch(rows: Sequence[dict[str, Any]], config: TracesConfig, teac
 
     Failures of single calls are rejects; what stops the run (budget, key, quota) is raised.
     """
-    results = await all_settled(_question(row, config, teacher) for row in rows)
-    kept = [trace for traces, _ in results for trace in traces]
-    rejects = [reject for _, reject in results if reject is not None]
-    return Outcomes(kept, rejects, len(rows), len(rows) - len(rejects))
+    recorded = recorded_traces([row for row in rows if row["kind"] in config.recorded_kinds])
+    asked = [row for row in rows if row["kind"] not in config.recorded_kinds]
+    # More than may be in flight, so that slots are used while others check answers or pause before a retry.
+    at_once = config.teacher.concurrency + 2 * min(config.teacher.concurrency, 64)
+    results = await all_settled((_question(row, config, teacher) for row in asked), at_once)
+    kept = [*recorded.rows, *(trace for traces, _ in results for trace in traces)]
+    rejects = [*recorded.rejects, *(reject for _, reject in results if reject is not None)]
+    return scrub_traces(Outcomes(kept, rejects, len(rows), len(rows) - len(rejects)), config.scrub)
 
 
 async def _question(

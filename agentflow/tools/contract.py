@@ -19,6 +19,7 @@ import referencing.exceptions
 
 from agentflow.errors import AgentflowError, CallTimeout, ConfigError, ServiceFailure, ToolArgumentError, ToolFailure
 from agentflow.records import ToolCall, ToolResult
+from agentflow.tools.leaks import Subject
 from agentflow.tools.neutralise import neutralise
 
 _REASON_CHARS = 160
@@ -50,6 +51,10 @@ class Tool(ABC):
 
         Raises ToolArgumentError (shown to the model), ToolFailure or an error that stops the run.
         """
+
+    async def call_about(self, arguments: dict[str, Any], subject: Subject | None) -> ToolResult:
+        """`call` for a tool that must know which question it helps to answer; others need not implement it."""
+        return await self.call(arguments)
 
 
 def function_schema(name: str, description: str, properties: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +116,10 @@ class ToolBox:
         """Tool name to the argument its compact syntax carries."""
         return {name: tool.primary for name, tool in self._tools.items()}
 
-    async def run(self, call: ToolCall) -> ToolResult:
+    async def run(self, call: ToolCall, subject: Subject | None = None) -> ToolResult:
         """Run `call`; its result is neutralised and at most the tool's `max_result_chars` long.
+
+        `subject` is the question the call helps to answer: a search then notes results that give its answer away.
 
         Unknown tools and refused arguments are results whose `error` is the reason and whose text is "error: <reason>".
         Raises ToolFailure(kind) for timeouts and other faults of the tool itself. Failures that stop the run
@@ -125,7 +132,7 @@ class ToolBox:
         if reason is not None:
             return _refusal(reason)
         try:
-            result = await asyncio.wait_for(tool.call(call.arguments), tool.timeout_s)
+            result = await asyncio.wait_for(tool.call_about(call.arguments, subject), tool.timeout_s)
         except ToolArgumentError as error:
             return _refusal(str(error))
         except TimeoutError as error:

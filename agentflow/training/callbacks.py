@@ -1,12 +1,21 @@
-"""What our training adds to TRL's loop: the live display, and an assertion that the workers really train together."""
+"""What our training adds to TRL's loop: the live display, sealed checkpoints and going on from them, and an assertion
+that the workers really train together.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from agentflow.progress import Progress
+from agentflow.training.checkpoints import KEPT, newest_verified, seal
 
 
 class ProgressCallback(TrainerCallback):
@@ -30,3 +39,50 @@ def assert_world_size(trainer: Any, expected: int) -> None:
     assert actual == expected, (
         f"training runs with {actual} processes instead of {expected}: the process group is missing"
     )
+
+
+class CheckpointCallback(TrainerCallback):
+    """Seals every checkpoint once all workers have written their part.
+
+    `write_part(folder, rank)` adds what the trainer does not know (the rollouts so far), in every worker.
+    """
+
+    def __init__(self, workers: int, write_part: Callable[[Path, int], None] | None = None) -> None:
+        self._workers, self._write_part = workers, write_part
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self._write_part is not None:
+            self._write_part(folder, args.process_index)
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            seal(folder, state.global_step, self._workers)
+
+
+def checkpoint_arguments(every: int) -> dict[str, Any]:
+    """Trainer arguments for a checkpoint every `every` steps and at the end."""
+    return {"save_strategy": "steps", "save_steps": every, "save_total_limit": KEPT, "save_only_model": False}
+
+
+def resume_point(trainer: Any, workers: int) -> str | None:
+    """The checkpoint all workers go on from, chosen (and torn ones set aside) by rank 0 alone; None to begin anew."""
+    found = newest_verified(Path(trainer.args.output_dir), workers) if trainer.is_world_process_zero() else None
+    chosen: list[str | None] = [None if found is None else str(found)]
+    return broadcast_object_list(chosen)[0]
+
+
+@contextmanager
+def event_folder(folder: Path | None) -> Iterator[None]:
+    """A trainer made inside writes TensorBoard's event files to `folder` (it takes it from the environment alone)."""
+    if folder is None:
+        yield
+        return
+    before = os.environ.get("TENSORBOARD_LOGGING_DIR")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TENSORBOARD_LOGGING_DIR"]
+        else:
+            os.environ["TENSORBOARD_LOGGING_DIR"] = before

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from agentflow.config import Frozen
+from agentflow.config import Frozen, Where
 
 
 class LoraSettings(Frozen):
@@ -15,6 +15,8 @@ class LoraSettings(Frozen):
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
     dropout: float = Field(0.05, ge=0, lt=1)
+    rank_stabilised: bool = False
+    # Scales by alpha / sqrt(rank) instead of alpha / rank (rsLoRA [O]).
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     # Paper A: attention projections and feed-forward [P]; paper B: exactly these seven [P].
 
@@ -26,6 +28,10 @@ class OptimiserSettings(Frozen):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup_ratio: float = Field(0.03, ge=0, le=1)
     # Share of all steps in which the rate rises from 0.
+    name: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"] = "adamw_torch"
+    # The 8-bit and paged ones come from bitsandbytes; paged ones are QLoRA's choice for large models.
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     batch_size: int = Field(16, ge=1)
@@ -33,6 +39,27 @@ class OptimiserSettings(Frozen):
     accumulation: int = Field(4, ge=1)
     # Forward passes summed before a step.
     seed: int = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], Where()] = "auto"
+    # "auto" takes a GPU if there is one; "cuda" refuses to train without.
+    report_to: Annotated[tuple[Literal["trackio", "wandb", "mlflow"], ...], Where()] = ()
+    # Trackers besides TensorBoard, which is always written. Their packages and keys are the user's to provide.
+
+
+class EvaluationSettings(Frozen):
+    """Loss on held-out rows while training [O]; off by default."""
+
+    share: float = Field(0.0, ge=0, le=0.5)
+    # Of the questions, held out from training; 0 is none.
+    every: int = Field(20, ge=1)
+    # Optimiser steps between two evaluations.
+    patience: int | None = Field(None, ge=1)
+    # Stop after so many evaluations without improvement and publish the best weights; None trains to the end.
+
+    @model_validator(mode="after")
+    def _patience_needs_rows(self) -> EvaluationSettings:
+        if self.patience is not None and self.share == 0:
+            raise ValueError(f"patience {self.patience} needs rows to evaluate on; set share above 0")
+        return self
 
 
 class SupervisedSettings(Frozen):
@@ -49,3 +76,11 @@ class SupervisedSettings(Frozen):
     # QLoRA: base weights in NF4 with double quantisation (paper A [P]); works on CPU too.
     gradient_checkpointing: bool = False
     # Trades about 20 % of speed for memory; switch it on for models that do not fit otherwise.
+    packing: bool = False
+    # Join whole rows into sequences of up to max_length tokens; attention and positions never cross a row's border.
+    # batch_size then counts sequences. Pays off with flash attention on a GPU.
+    evaluation: EvaluationSettings = EvaluationSettings()
+    merged_export: bool = False
+    # Also publish base and adapter as one model (`merged/`, safetensors); needs memory for a second copy of the base.
+    checkpoint_steps: Annotated[int, Where()] = Field(20, ge=1)
+    # Optimiser steps between two checkpoints: what a kill costs at most. Never changes the result.

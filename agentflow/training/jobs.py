@@ -19,6 +19,8 @@ from agentflow.training.config import SupervisedSettings
 SUMMARY = "summary.json"
 ADAPTER = "adapter"
 # Folder inside `out` with the LoRA weights (safetensors) and their configuration.
+MERGED = "merged"
+# Folder inside `out` with base and adapter as one model, if asked for.
 ROLLOUTS = "rollouts"
 # Folder inside `out` with all rollouts of a GRPO run as an Arrow dataset.
 
@@ -39,6 +41,8 @@ class SupervisedJob(Frozen):
     out: Path
     progress: Path | None = None
     # File that gets {"done", "total", "note"} after every step, for the live display.
+    events: Path | None = None
+    # Folder for TensorBoard's event files; None keeps them with the attempt, which is removed.
     workers: int = 1
 
     @property
@@ -60,6 +64,7 @@ class PolicyJob(Frozen):
     access: Access
     out: Path
     progress: Path | None = None
+    events: Path | None = None
     workers: int = 1
     decode_batch: int = 32
     # Rows decoded together.

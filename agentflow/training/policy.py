@@ -11,14 +11,17 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, load_from_disk
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from agentflow import clock
 from agentflow.models.generate import RolloutEngine, ToolRunner
 from agentflow.models.loading import load_model, load_tokenizer
 from agentflow.progress import Progress
@@ -29,9 +32,20 @@ from agentflow.rewards.groups import group_advantages
 from agentflow.schemas import ROLLOUTS
 from agentflow.syntax import Syntax
 from agentflow.toolset import syntax_for
-from agentflow.training.callbacks import ProgressCallback, assert_world_size
+from agentflow.training.callbacks import (
+    CheckpointCallback,
+    ProgressCallback,
+    assert_world_size,
+    checkpoint_arguments,
+    event_folder,
+    resume_point,
+)
+from agentflow.training.checkpoints import attempt_lock
+from agentflow.training.checks import check_surroundings
+from agentflow.training.guarding import GuardCallback
 from agentflow.training.jobs import PolicyJob, TrainingSummary
 from agentflow.training.supervised import common_arguments, publish
+from agentflow.training.timing import TimesCallback
 
 PARTS = ("accuracy", "format", "length")
 # Names of the composite's parts, in the order of TRL's reward functions and weights.
@@ -97,6 +111,15 @@ class RolloutRecorder:
                 }
             )
 
+    def save_part(self, folder: Path, rank: int) -> None:
+        """Put this worker's rollouts so far into a checkpoint."""
+        lines = (json.dumps(row, allow_nan=False) for row in self.rows)
+        (folder / f"rollouts-{rank}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+    def load_part(self, folder: Path, rank: int) -> None:
+        """Take up the rollouts of a checkpoint."""
+        self.rows = [json.loads(line) for line in (folder / f"rollouts-{rank}.jsonl").read_text().splitlines()]
+
 
 def weights(config: RewardConfig) -> list[float]:
     """Weights of PARTS."""
@@ -112,11 +135,13 @@ def make_rollout_func(
         step, rank = trainer.state.global_step, trainer.accelerator.process_index
         seeds = [_row_seed(seed, step, rank, i) for i in range(len(prompts))]
         model = trainer.accelerator.unwrap_model(trainer.model)
-        model.merge_adapter()  # folded weights decode faster
+        with clock.here().during("sync"):
+            model.merge_adapter()  # folded weights decode faster
         try:
             rollouts = engine_for(model).run(prompts, head=recorder.head, seeds=seeds, batch_size=batch_size)
         finally:
-            model.unmerge_adapter()
+            with clock.here().during("sync"):
+                model.unmerge_adapter()
         parts = [
             recorder.parts(rollout, recorder.by_prompt[prompt])
             for rollout, prompt in zip(rollouts, prompts, strict=True)
@@ -147,14 +172,19 @@ def reward_function(name: str) -> Any:
     return reward
 
 
-def train_policy(job: PolicyJob) -> TrainingSummary:
-    """Train and write `job.out` (rank 0), with the tools open all the while."""
+def train_policy(job: PolicyJob, callbacks: Sequence[TrainerCallback] = ()) -> TrainingSummary:
+    """Train and write `job.out` (rank 0), with the tools open all the while.
+
+    Goes on from the newest whole checkpoint in `job.out`: the rollouts made until then come with it, later ones are
+    sampled again from the same seeds, and their paid calls replayed from the ledger.
+    """
+    check_surroundings(job.config.optimiser)
     opened = job.access.open_toolbox(job.config.tools, job.config.search, job.config.edition)
-    with ToolRunner(opened) as tools:
-        return _train(job, tools)
+    with attempt_lock(job.out), event_folder(job.events), ToolRunner(opened) as tools:
+        return _train(job, tools, callbacks)
 
 
-def _train(job: PolicyJob, tools: ToolRunner) -> TrainingSummary:
+def _train(job: PolicyJob, tools: ToolRunner, callbacks: Sequence[TrainerCallback]) -> TrainingSummary:
     config = job.config
     torch.manual_seed(config.optimiser.seed)
     tokenizer = load_tokenizer(job.base)
@@ -170,6 +200,7 @@ def _train(job: PolicyJob, tools: ToolRunner) -> TrainingSummary:
         return RolloutEngine(current, tokenizer, syntax, tools, config.generation)
 
     samples = config.optimiser.batch_size * config.optimiser.accumulation
+    guard = GuardCallback(config.guard, lambda: recorder.rows, config.generation.max_calls, job.out, job.workers)
     trainer = GRPOTrainer(
         model=model,
         args=policy_arguments(job),
@@ -177,11 +208,21 @@ def _train(job: PolicyJob, tools: ToolRunner) -> TrainingSummary:
         processing_class=tokenizer,
         reward_funcs=[reward_function(name) for name in PARTS],
         rollout_func=make_rollout_func(engine_for, recorder, config.optimiser.seed, min(samples, job.decode_batch)),
-        callbacks=[ProgressCallback(Progress(job.progress, "steps"))],
+        callbacks=[
+            ProgressCallback(Progress(job.progress, "steps")),
+            TimesCallback(),
+            CheckpointCallback(job.workers, recorder.save_part),
+            *([] if config.guard.action == "off" else [guard]),
+            *callbacks,
+        ],
     )
     assert_world_size(trainer, job.workers)
     before = adapter_digest(model)
-    trainer.train()
+    resume = resume_point(trainer, job.workers)
+    if resume is not None:
+        recorder.load_part(Path(resume), trainer.args.process_index)
+    trainer.train(resume_from_checkpoint=resume)
+    concluded = guard.conclude(model)
     rows = gather_object(recorder.rows)
     summary = TrainingSummary(
         rows_in=len(set(job.question_ids)),
@@ -193,6 +234,7 @@ def _train(job: PolicyJob, tools: ToolRunner) -> TrainingSummary:
             "adapter_before": before,
             "adapter_after": adapter_digest(model),
             **rollout_counts(rows, config.group_size),
+            **concluded,
         },
     )
     if trainer.is_world_process_zero():
@@ -206,14 +248,19 @@ def policy_arguments(job: PolicyJob) -> GRPOConfig:
     config = job.config
     return GRPOConfig(
         **common_arguments(config.optimiser, job.out),
+        **checkpoint_arguments(config.checkpoint_steps),
         max_steps=config.steps,
         num_generations=config.group_size,
         max_completion_length=config.generation.max_new_tokens,
         temperature=config.generation.temperature,
         beta=config.beta,
         epsilon=config.clip,
+        epsilon_high=config.clip_high,
         loss_type=config.loss_type,
-        scale_rewards="group",
+        scale_rewards=config.scale_rewards,
+        entropy_coef=config.entropy_bonus,
+        top_entropy_quantile=config.entropy_quantile,
+        mask_truncated_completions=config.mask_truncated,
         reward_weights=weights(config.reward),
         shuffle_dataset=False,
         remove_unused_columns=False,

@@ -7,51 +7,41 @@ nothing. Runs plain, under torchrun and under Ray Train alike (`train_supervised
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
 from datasets import Dataset, load_from_disk
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, EarlyStoppingCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from agentflow.errors import ConfigError
-from agentflow.mask import encode
-from agentflow.models.loading import load_model, load_tokenizer, resolve, tokenize_with
+from agentflow.models.loading import load_model, load_tokenizer, no_foreign_code, put_adapter, resolve, tokenize_with
 from agentflow.progress import Progress
-from agentflow.records import Segment, Span
-from agentflow.rendering import completion_spans, prompt_head, prompt_turn
-from agentflow.toolset import syntax_for
-from agentflow.training.callbacks import ProgressCallback, assert_world_size
-from agentflow.training.config import OptimiserSettings, SupervisedSettings
-from agentflow.training.jobs import SUMMARY, SupervisedJob, TrainingSummary
-
-
-def encode_rows(
-    rows: Sequence[dict[str, Any]], job: SupervisedJob, tokenizer: Any
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows as {"input_ids", "labels"} and the rejects (too_long, nothing_to_train) as {"key", "reason", "detail"}."""
-    syntax, tokenize = syntax_for(job.prompt.syntax), tokenize_with(tokenizer)
-    # Head and turn apart, as generation and the loss filter read them.
-    head = Span("prompt", prompt_head(job.prompt))
-    encoded, rejects = [], []
-    for row in rows:
-        turn = Span("prompt", prompt_turn(row["question"], job.prompt))
-        segments = [Segment.from_row(segment) for segment in row["segments"]]
-        spans = [head, turn, *completion_spans(segments, row["answer"], syntax)]
-        tokens = encode(spans, tokenize, end_id=tokenizer.eos_token_id)
-        if len(tokens.input_ids) > job.settings.max_length:
-            detail = f"{len(tokens.input_ids)} tokens, at most {job.settings.max_length}"
-            rejects.append({"key": row["id"], "reason": "too_long", "detail": detail})
-        elif tokens.trained == 0:
-            rejects.append({"key": row["id"], "reason": "nothing_to_train", "detail": "no model-written token"})
-        else:
-            encoded.append({"input_ids": tokens.input_ids, "labels": tokens.labels})
-    return encoded, rejects
+from agentflow.training.callbacks import (
+    CheckpointCallback,
+    ProgressCallback,
+    assert_world_size,
+    checkpoint_arguments,
+    event_folder,
+    resume_point,
+)
+from agentflow.training.checkpoints import attempt_lock
+from agentflow.training.checks import check_surroundings, uses_gpu
+from agentflow.training.config import EvaluationSettings, OptimiserSettings, SupervisedSettings
+from agentflow.training.encoding import (
+    encode_rows,
+    packed,
+    rows_per_step,
+    split_for_evaluation,
+    total_steps,
+    training_order,
+)
+from agentflow.training.jobs import MERGED, SUMMARY, SupervisedJob, TrainingSummary
+from agentflow.training.timing import TimesCallback
 
 
 def _load_rows(job: SupervisedJob) -> list[dict[str, Any]]:
@@ -67,12 +57,13 @@ def trainable_model(base: Path, adapter: Path | None, settings: SupervisedSettin
     if settings.four_bit:
         name, revision = resolve(base)
         quantisation = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, quantization_config=quantisation, trust_remote_code=False
-        )
+        with no_foreign_code(name):
+            model = AutoModelForCausalLM.from_pretrained(
+                name, revision=revision, quantization_config=quantisation, trust_remote_code=False
+            )
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=settings.gradient_checkpointing)
         if adapter is not None:
-            return PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+            return put_adapter(model, adapter, name, trainable=True)
     elif adapter is not None:
         return load_model(base, adapter=adapter, trainable=True)
     else:
@@ -84,6 +75,7 @@ def trainable_model(base: Path, adapter: Path | None, settings: SupervisedSettin
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
+            use_rslora=lora.rank_stabilised,
             target_modules=list(lora.targets),
             task_type="CAUSAL_LM",
         ),
@@ -95,11 +87,14 @@ def common_arguments(optimiser: OptimiserSettings, out: Path) -> dict[str, Any]:
 
     On CPU training is fp32: bf16 is emulated there and slow.
     """
-    gpu = torch.cuda.is_available()
+    gpu = uses_gpu(optimiser)
     return {
         "output_dir": str(out / "trainer"),
         "learning_rate": optimiser.learning_rate,
         "lr_scheduler_type": optimiser.schedule,
+        "optim": optimiser.name,
+        "adam_beta1": optimiser.beta1,
+        "adam_beta2": optimiser.beta2,
         "weight_decay": optimiser.weight_decay,
         "max_grad_norm": optimiser.max_grad_norm,
         "per_device_train_batch_size": optimiser.batch_size,
@@ -107,96 +102,140 @@ def common_arguments(optimiser: OptimiserSettings, out: Path) -> dict[str, Any]:
         "seed": optimiser.seed,
         "bf16": gpu,
         "use_cpu": not gpu,
-        "save_strategy": "no",
         "logging_steps": 1,
-        "report_to": ["tensorboard"],
+        "report_to": ["tensorboard", *optimiser.report_to],
         "disable_tqdm": True,
         "dataloader_num_workers": 0,
     }
 
 
-LENGTH_BUCKET = 16
-# Tokens. Rows are grouped by length to this accuracy: less padding, while a batch still mixes templates.
+def train_supervised(job: SupervisedJob, callbacks: Sequence[TrainerCallback] = ()) -> TrainingSummary:
+    """Train and write `job.out` (rank 0). Raises ConfigError if no row can be trained on.
 
-
-def training_order(lengths: Sequence[int], per_step: int, steps: int, seed: int) -> list[int]:
-    """Row indices in the order they are trained on [steps * per_step].
-
-    Shuffled anew each epoch, each step's rows of similar length. Ours, since transformers' length grouping sorts a
-    small data set as a whole, longest first. It depends on nothing but its arguments, so a run has the same order on
-    any number of workers.
+    Goes on from the newest whole checkpoint in `job.out`, with the same losses as if it had never stopped.
     """
-    random = Random(seed)
-    order: list[int] = []
-    while len(order) < steps * per_step:
-        rows = list(range(len(lengths)))
-        random.shuffle(rows)
-        rows.sort(key=lambda i: lengths[i] // LENGTH_BUCKET)
-        # The remainder that fills no step is carried by wrapping around, so that no row is left out of an epoch.
-        rows += rows[: -len(rows) % per_step]
-        batches = [rows[i : i + per_step] for i in range(0, len(rows), per_step)]
-        random.shuffle(batches)
-        order += [row for batch in batches for row in batch]
-    return order[: steps * per_step]
+    check_surroundings(job.settings.optimiser)
+    with attempt_lock(job.out), event_folder(job.events):
+        return _train(job, callbacks)
 
 
-def total_steps(rows: int, settings: SupervisedSettings, workers: int) -> int:
-    """Optimiser steps of a run (each on batch_size * accumulation * workers rows; a last partial one counts)."""
-    if settings.max_steps is not None:
-        return settings.max_steps
-    return math.ceil(rows * settings.epochs / rows_per_step(settings, workers))
-
-
-def rows_per_step(settings: SupervisedSettings, workers: int) -> int:
-    """Rows of one optimiser step, over all workers."""
-    return settings.optimiser.batch_size * settings.optimiser.accumulation * workers
-
-
-def train_supervised(job: SupervisedJob) -> TrainingSummary:
-    """Train and write `job.out` (rank 0). Raises ConfigError if no row can be trained on."""
+def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> TrainingSummary:
     settings = job.settings
     torch.manual_seed(settings.optimiser.seed)
     tokenizer = load_tokenizer(job.base)
     rows = _load_rows(job)
-    encoded, rejects = encode_rows(rows, job, tokenizer)
+    encoded, rejects = encode_rows(
+        rows, job.prompt, settings.max_length, tokenize_with(tokenizer), tokenizer.eos_token_id
+    )
     if not encoded:
         raise ConfigError(
             f"none of {len(rows)} rows can be trained on: {rejects[:3]}; raise max_length or look at the rows"
         )
+    data = prepare(encoded, settings, job.workers)
     model = trainable_model(job.base, job.adapter, settings)
-    steps = total_steps(len(encoded), settings, job.workers)
-    lengths = [len(row["input_ids"]) for row in encoded]
-    order = training_order(lengths, rows_per_step(settings, job.workers), steps, settings.optimiser.seed)
-    arguments = SFTConfig(
-        **common_arguments(settings.optimiser, job.out),
-        max_steps=steps,
-        train_sampling_strategy="sequential",
-        warmup_steps=round(settings.optimiser.warmup_ratio * steps),
-        max_length=None,
-        packing=False,
-        gradient_checkpointing=settings.gradient_checkpointing,
-    )
     trainer = SFTTrainer(
         model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(encoded).select(order),
+        args=supervised_arguments(job, data),
+        train_dataset=data.train,
+        eval_dataset=data.evaluation,
         processing_class=tokenizer,
-        callbacks=[ProgressCallback(Progress(job.progress, "steps"))],
+        callbacks=[
+            ProgressCallback(Progress(job.progress, "steps")),
+            TimesCallback(),
+            CheckpointCallback(job.workers),
+            *early_stop(settings.evaluation),
+            *callbacks,
+        ],
     )
     assert_world_size(trainer, job.workers)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume_point(trainer, job.workers))
     summary = TrainingSummary(
         rows_in=len(rows),
         rows_used=len(encoded),
         rejects=tuple(rejects),
         steps=trainer.state.global_step,
         log=tuple(trainer.state.log_history),
-        tokens_per_row=sum(lengths) / len(lengths),
+        tokens_per_row=sum(len(row["input_ids"]) for row in encoded) / len(encoded),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        extra=data.facts,
     )
     if trainer.is_world_process_zero():
         publish(model, job.adapter_out, job.out, summary)
+        if settings.merged_export:
+            export_merged(job, tokenizer)
     return summary
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the trainer reads."""
+
+    train: Dataset
+    # In training order, repeated where an epoch ends [steps * rows of a step].
+    evaluation: Dataset | None
+    steps: int
+    facts: dict[str, Any]
+    # Rows held out and sequences packed, for the manifest; empty where neither was asked for.
+
+
+def prepare(encoded: Sequence[dict[str, Any]], settings: SupervisedSettings, workers: int) -> Prepared:
+    """Split, pack and order encoded rows. Raises ConfigError if the evaluation's share leaves one side empty."""
+    train, held_out = split_for_evaluation(encoded, settings.evaluation.share, settings.optimiser.seed)
+    if not train or (settings.evaluation.share > 0 and not held_out):
+        raise ConfigError(
+            f"evaluation.share {settings.evaluation.share} leaves {len(train)} rows to train on and {len(held_out)} to "
+            f"evaluate on, of {len(encoded)}; change the share or use more rows"
+        )
+    facts: dict[str, Any] = {"rows_held_out": len(held_out)} if held_out else {}
+    sequences = [_tokens(row) for row in train]
+    if settings.packing:
+        sequences = packed(train, settings.max_length)
+        facts["sequences"] = len(sequences)
+    steps = total_steps(len(sequences), settings, workers)
+    lengths = [len(row["input_ids"]) for row in sequences]
+    order = training_order(lengths, rows_per_step(settings, workers), steps, settings.optimiser.seed)
+    evaluation = Dataset.from_list([_tokens(row) for row in held_out]) if held_out else None
+    return Prepared(Dataset.from_list(sequences).select(order), evaluation, steps, facts)
+
+
+def _tokens(row: dict[str, Any]) -> dict[str, Any]:
+    return {"input_ids": row["input_ids"], "labels": row["labels"]}
+
+
+def supervised_arguments(job: SupervisedJob, data: Prepared) -> SFTConfig:
+    """TRL's arguments. Rows come encoded, ordered and packed: TRL shuffles, cuts and packs nothing."""
+    settings, evaluation = job.settings, job.settings.evaluation
+    arguments = {
+        **common_arguments(settings.optimiser, job.out),
+        **checkpoint_arguments(settings.checkpoint_steps),
+        "max_steps": data.steps,
+        "train_sampling_strategy": "sequential",
+        "warmup_steps": round(settings.optimiser.warmup_ratio * data.steps),
+        "max_length": None,
+        "packing": False,
+        "padding_free": settings.packing,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+    }
+    if data.evaluation is not None:
+        arguments |= {"eval_strategy": "steps", "eval_steps": evaluation.every, "metric_for_best_model": "eval_loss"}
+        arguments |= {"per_device_eval_batch_size": settings.optimiser.batch_size, "greater_is_better": False}
+    if evaluation.patience is not None:
+        # The best weights can be published only if a checkpoint was made where they were measured.
+        arguments |= {"save_steps": evaluation.every, "load_best_model_at_end": True}
+        arguments |= {"restore_callback_states_from_checkpoint": True}
+    return SFTConfig(**arguments)
+
+
+def early_stop(evaluation: EvaluationSettings) -> list[TrainerCallback]:
+    """The callback that stops after `patience` evaluations without improvement, if that is wanted."""
+    return [] if evaluation.patience is None else [EarlyStoppingCallback(evaluation.patience)]
+
+
+def export_merged(job: SupervisedJob, tokenizer: Any) -> None:
+    """Base and adapter as one model; from the unquantised base, since merging into 4 bits would lose the adapter."""
+    merged = load_model(job.base, adapter=job.adapter_out, merge=True)
+    merged.save_pretrained(str(job.out / MERGED), safe_serialization=True)
+    tokenizer.save_pretrained(str(job.out / MERGED))
 
 
 def publish(model: PeftModel, adapter_out: Path, out: Path, summary: TrainingSummary) -> None:

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from whole_run import FinishedRun
 
+from agentflow.records import sha256_text
 from flows.cli import main
 from flows.plan import plan
 from flows.recipes import load_recipe
@@ -246,7 +247,24 @@ def test_plan_names_the_field_because_of_which_a_stage_would_run(smoke: Finished
 def test_plan_of_an_empty_root_says_that_nothing_is_made_yet(tmp_path: Path) -> None:
     result = agentflow("plan", "smoke", "--root", tmp_path)
     assert result.exit_code == 0
-    assert {line.split()[0] for line in result.output.splitlines()} == {"run"} and "nothing made yet" in result.output
+    assert {line.split()[0] for line in result.output.splitlines()} == {"run", "estimate"}
+    assert "nothing made yet" in result.output
+
+
+def test_plan_says_before_anything_runs_what_the_paid_calls_will_cost(tmp_path: Path) -> None:
+    prices = ["teacher.usd_per_million_in=1", "teacher.usd_per_million_out=2", "search.usd_per_credit=0.008"]
+    settings = [*prices, "teacher.max_tokens=1000", "traces.samples=2"]
+    result = agentflow("plan", "smoke", *[f for s in settings for f in ("--set", s)], "--root", tmp_path)
+    said = [line for line in result.output.splitlines() if line.startswith("estimate")]
+    (traces,) = [line for line in said if " traces " in line]
+    assert " 48 calls" in traces and "no earlier answers" in traces, "16 + 8 questions, two samples each"
+    assert "worst case 0.1" in traces, "48 answers of 1,000 tokens at 2 USD a million, and the prompts"
+    assert [line.split()[1:3] for line in said[1:4]] == [
+        ["tool_insertion", "teacher"],
+        ["tool_insertion", "search"],
+        ["grpo", "search"],
+    ]
+    assert said[-1].startswith("estimate total: expected") and not (tmp_path / "ledger.db").exists()
 
 
 def test_plan_ignores_where_and_how_fast_something_runs(smoke: FinishedRun) -> None:
@@ -295,8 +313,14 @@ def test_explain_row_tells_the_whole_history_of_a_row_with_calls(smoke: Finished
         "search local/",
         "teacher local/",
         "1 attempts",
+        "versions: stage ",
+        "       request  {",
+        "       response sha256 ",
+        "lookups_key: ",
     ):
         assert word in result.output
+    shown = next(segment for segment in row["segments"] if segment["tool"] == "Search")
+    assert f"sha256 {sha256_text(shown['result'])}" in result.output
 
 
 def test_explain_row_says_why_a_row_was_dropped(smoke: FinishedRun) -> None:

@@ -33,13 +33,24 @@ def with_calls(trace: dict[str, Any]) -> dict[str, Any]:
         for e in find_equations(trace["reasoning"])
     ]
     segments = splice(trace["reasoning"], insertions)
-    return {**trace, "segments": [segment.to_row() for segment in segments], "n_calls": len(insertions)}
+    spliced = [segment.to_row() for segment in segments]
+    return {**trace, "segments": spliced, "n_calls": len(insertions), "contradictions": [], "lookups_key": ""}
 
 
 def filtered_rows(n: int = 4, *, seed: int = 0) -> list[dict[str, Any]]:
     """The same in FILTERED columns, all calls kept [n]."""
-    kept = {"decision": "kept", "loss_plain": 2.0, "loss_with": 1.0, "delta": 1.0, "n_common": 20}
-    return [{**row, **kept, "n_calls_before": row["n_calls"]} for row in tool_trace_rows(n, seed=seed)]
+    losses = {"loss_plain": 2.0, "loss_with": 1.0, "loss_empty": None, "delta": 1.0, "n_common": 20}
+    score = {"tool": "Calculator", "kept": True, **losses}
+    return [
+        {
+            **row,
+            "decision": "kept",
+            **losses,
+            "n_calls_before": row["n_calls"],
+            "call_scores": [score] * row["n_calls"],
+        }
+        for row in tool_trace_rows(n, seed=seed)
+    ]
 
 
 def save(rows: list[dict[str, Any]], folder: Any, schema: Any = FILTERED) -> Any:

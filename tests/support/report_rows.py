@@ -53,8 +53,13 @@ def trace_row(index, decision, delta, kind="arithmetic", question=None):
     kept = decision == "kept"
     filtered = {
         **row, "segments": segments if kept else [text_segment(reasoning)], "n_calls": calls if kept else 0,
-        "decision": decision, "loss_plain": 1.2, "loss_with": 1.2 - delta, "delta": delta, "n_common": 30,
-        "n_calls_before": calls,
+        "decision": decision, "loss_plain": 1.2, "loss_with": 1.2 - delta, "loss_empty": None, "delta": delta,
+        "n_common": 30, "n_calls_before": calls,
+        "call_scores": [
+            {"tool": segment["tool"], "kept": kept, "loss_plain": 1.2, "loss_with": 1.2 - delta - place / 100,
+             "loss_empty": None, "delta": delta + place / 100, "n_common": 15}
+            for place, segment in enumerate(s for s in segments if s["kind"] == "call")
+        ],
     }  # fmt: skip
     return row, filtered
 

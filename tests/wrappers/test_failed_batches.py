@@ -126,6 +126,11 @@ def test_one_failing_search_fails_its_batch_alone_and_the_next_run_asks_only_wha
     assert cells["batch"].startswith("tool_insertion ") and cells["batch"].endswith("/6")
     assert (cells["reason"], cells["rows"]) == ("server_error", 1) and cells["suggested action"]
 
+    (calls, *_) = artifacts_of(prefect_api, "tool-insertion-failed-calls")
+    (call,) = json.loads(calls["data"])
+    assert call["batch"] == cells["batch"] and call["reason"] == "server_error"
+    assert undisturbed.queries[0] in call["call"] and "500" in call["call"]
+
     # Everything paid is kept: the next run asks the failed search, and nothing else.
     for service in services:
         service.reset()

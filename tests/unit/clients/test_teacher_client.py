@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agentflow.clients.endpoint import limit_key
 from agentflow.clients.retry import CircuitOpen, Patience
 from agentflow.clients.teacher import LocalTeacher, TeacherAnswer, TeacherClient, TeacherConfig
 from agentflow.config import identity
@@ -234,7 +235,7 @@ def test_an_answer_that_takes_too_long_is_a_timeout(server: Any, ledger: Ledger,
 
 
 def test_a_huge_body_is_refused_before_it_fills_the_memory(server: Any, ledger: Ledger, reply: Any) -> None:
-    server.script = [reply(body("x" * 20_000_000))]
+    server.script = [reply(body("x" * 50_000_000))]
     with pytest.raises(MalformedAnswer, match="larger than"):
         complete(server, ledger, config(max_attempts=1))
 
@@ -378,6 +379,8 @@ def test_a_key_never_reaches_errors_ledger_or_logs(
             with pytest.raises(ServiceFailure) as caught:
                 complete(server, ledger, settings, sample_index=index)
             seen.append(f"{caught.value!r} {caught.value.__dict__} {caught.value.__cause__!r}")
+            seen.append(str(ledger.stop_of(limit_key(settings.provider, CANARY))))
+            ledger.lift_stops()
         server.script = [reply(f"<html>{CANARY}</html>".encode())]
         with pytest.raises(MalformedAnswer) as malformed:
             complete(server, ledger, settings, sample_index=8)

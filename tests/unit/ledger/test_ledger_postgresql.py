@@ -10,12 +10,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from agentflow.errors import BudgetExceeded, ReplayMissing
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall
+from agentflow.ledger.database import open_engine
+from agentflow.ledger.limits import Extend, Grant, Limits, Pause, Settle, burst_of
 
 DRIVER = Path(__file__).parent / "ledger_driver.py"
 ROOT = Path(__file__).parents[3]
@@ -111,3 +114,36 @@ def test_two_processes_never_overspend(server: str) -> None:
         shared = ledger.stats()["budgets"]["shared"]
     assert shared == {"limit_usd": 0.37, "spent_usd": 0.37, "reserved_usd": 0}
     assert sum(refused) == 63
+
+
+def test_processes_that_ask_at_once_share_one_limit(server: str) -> None:
+    engines = [open_engine(server) for _ in range(4)]
+    # Two machines whose clocks have nothing in common.
+    hosts = [
+        Limits(engine, place=f"boot{n % 2}", clock=lambda n=n: 1000.0 * (n % 2)) for n, engine in enumerate(engines)
+    ]
+
+    def ask(number: int) -> int:
+        with engines[number % 4].begin() as connection:
+            entry = Grant("k" * 64, 60, 10_000, (f"{number:032d}",), (2_500,))
+            (granted,) = hosts[number % 4].apply(connection, [entry])
+        assert granted is not None and (granted.count or granted.wait_s > 0)
+        return granted.count
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(ask, range(40))) == burst_of(60)
+    with engines[0].begin() as connection:
+        hosts[0].apply(connection, [Settle("k" * 64, f"{0:032d}", 10), Pause("k" * 64, 5), Extend("k" * 64, "0")])
+        (granted,) = hosts[0].apply(connection, [Grant("k" * 64, None, 10_000, ("x" * 32,), (1,))])
+        assert granted is not None and granted.count == 0 and 0 < granted.wait_s <= 5
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_stop_is_shared_by_the_processes_of_a_run(server: str) -> None:
+    with Ledger.open(server, run_id="stopped") as one, Ledger.open(server, run_id="stopped") as other:
+        one.note_stop("k", "auth", "bad key")
+        one.note_stop("k", "auth", "again")
+        assert one.stop_of("k") == other.stop_of("k") == ("auth", "bad key")
+        other.lift_stops()
+        assert one.stop_of("k") is None

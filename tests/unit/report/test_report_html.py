@@ -70,6 +70,7 @@ def hostile_run(tmp_path, text):
     before, after = trace_row(1, "kept", 0.2)
     segments = [text_segment(text), call_segment(text, {"expression": text}, text, error=text)]
     texts = {"question": text, "predicted": text, "answer": text, "teacher": text, "kind": text, "id": text}
+    after = {**after, "call_scores": [{**after["call_scores"][0], "tool": text}]}
     reward = {**rollout_row(1, 0, 0, 1.0), "completion": f"<think>{text}[Calculator({text}) -> 1]", "answer": text}
     reward |= {"failure": text, "gold": text, "rewards": json.dumps({text.encode("utf-8", "replace").decode(): 1.0})}
     answers = [
@@ -165,7 +166,17 @@ def test_calls_removed_by_the_filter_are_shown_struck_through(tmp_path):
     before, after = trace_row(2, "calls_removed", -0.2)
     tables = {"tool_insertion": [before], "loss_filter": [after]}
     page = render(RunRecord(recipe="r", out_dir=tmp_path, tables=tables))
-    assert page.count('<span class="call removed"><b>Calculator</b>(') == 2
+    traces = page[page.index('<section id="traces">') :]
+    assert traces.count('<span class="call removed"><b>Calculator</b>(') == 2
+
+
+def test_calls_judged_by_the_filter_stand_in_their_place_with_their_loss_difference(tmp_path):
+    pairs = [trace_row(i, *judged) for i, judged in enumerate([("kept", 0.3), ("calls_removed", -0.2)])]
+    tables = {"tool_insertion": [before for before, _ in pairs], "loss_filter": [after for _, after in pairs]}
+    page = render(RunRecord(recipe="r", out_dir=tmp_path, tables=tables, limits=Limits(filter_examples=1)))
+    section = page[page.index('<section id="filter">') : page.index('<section id="traces">')]
+    assert section.index("Calls that helped most") < section.index("0.3100") < section.index("-0.2000")
+    assert section.count('class="call removed"') == 1 and section.count("<b>Calculator</b>") == 2
 
 
 def test_calls_in_a_completion_are_marked_and_nothing_is_lost():

@@ -9,6 +9,7 @@ from report_rows import checkpoint, manifest, rollout_row, trace_row
 from agentflow.errors import StoreError
 from agentflow.report.build import build_report
 from agentflow.report.model import RunRecord, StageRun
+from agentflow.report.samples import judged_calls
 from agentflow.report.summary import rollout_steps, summarise_filter, summarise_run, summarise_stage
 
 
@@ -73,7 +74,21 @@ def test_the_filter_counts_dropped_losers_in_its_yield(tmp_path):
     found = summarise_filter(RunRecord(recipe="r", out_dir=tmp_path, tables=tables))
     assert (found["with_calls"], found["kept"], found["yield"]) == (4, 3, 0.75)
     assert found["sft_share_with_calls"] == 1.0
-    assert found["by_tool"] == {"Calculator": {"with_calls": 4, "kept": 3, "yield": 0.75}}
+    calls = {"calls": 8, "calls_kept": 6, "calls_removed": 2}
+    assert found["by_tool"] == {"Calculator": {"with_calls": 4, "kept": 3, "yield": 0.75, **calls}}
+
+
+def test_dropped_losers_are_among_the_deltas_and_the_judged_calls(tmp_path):
+    pairs = [trace_row(i, "kept" if i < 3 else "calls_removed", 0.1 * i if i < 3 else -0.4) for i in range(4)]
+    tables = {"tool_insertion": [before for before, _ in pairs], "loss_filter": [after for _, after in pairs[:3]]}
+    reject = {"key": "x", "status": "dropped", "reason": "calls_do_not_help", "row": json.dumps(pairs[3][1])}
+    run = RunRecord(recipe="r", out_dir=tmp_path, tables=tables, rejects={"loss_filter": [reject]})
+    deltas = {"n": 4, "min": -0.4, "p10": -0.4, "median": 0.1, "p90": 0.2, "max": 0.2}
+    assert summarise_filter(run)["deltas"] == deltas
+    judged = judged_calls(run)
+    assert (judged["least"][0]["delta"], judged["least"][0]["kept"]) == (-0.4, False)
+    assert judged["most"][0]["delta"] == pytest.approx(0.21) and judged["most"][0]["kept"]
+    assert judged["most"][0]["inside"] and "=" in judged["most"][0]["before"]
 
 
 def test_losers_that_stay_lower_the_share_of_rows_with_calls(tmp_path):

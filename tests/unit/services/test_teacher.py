@@ -10,6 +10,8 @@ from typing import Any
 import openai
 import pytest
 
+from agentflow.errors import InputError
+from agentflow.services.knowledge import read_known
 from agentflow.services.server import LocalService
 from agentflow.sources import arithmetic, encyclopedia
 from agentflow.sources.sentences import sentences
@@ -224,3 +226,22 @@ def test_five_hundred_calls_in_flight_are_all_answered() -> None:
         stats = service.stats()
     assert (stats["requests"], stats["paid"], stats["in_flight"]) == (500, 500, 0)
     assert stats["peak_in_flight"] > 50
+
+
+def test_published_records_of_real_data_sets_are_known_as_they_are(tmp_path):
+    hotpot = {
+        "_id": "1", "type": "bridge", "question": "Where was the author of Ost born?", "answer": "Karst",
+        "supporting_facts": [["Ost", 0], ["Mira Tal", 1]],
+        "context": [["Ost", ["Ost is by Mira Tal."]], ["Mira Tal", ["Mira Tal writes.", "She was born in Karst."]]],
+    }  # fmt: skip
+    gsm8k = {"question": "What is 2+2?", "answer": "It is 2+2 = <<2+2=4>>4.\n#### 4"}
+    path = tmp_path / "known.jsonl"
+    path.write_text(json.dumps(hotpot) + "\n" + json.dumps(gsm8k) + "\n")
+    known = read_known(path)
+    assert known["What is 2+2?"].rationale == "It is 2+2 = 4." and known["What is 2+2?"].answer == "4"
+    chain = known["Where was the author of Ost born?"]
+    assert chain.rationale == "Ost is by Mira Tal.\nShe was born in Karst."
+    assert [lookup["query"] for lookup in chain.lookups] == ["Ost", "Mira Tal"]
+    path.write_text(json.dumps({**gsm8k, "answer": "#### many"}) + "\n")
+    with pytest.raises(InputError, match="known.jsonl:1 is no usable question"):
+        read_known(path)

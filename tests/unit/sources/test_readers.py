@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from agentflow.errors import InputError
 from agentflow.records import Reject
-from agentflow.sources import gsm8k, hotpotqa, readers
-from agentflow.sources.readers import BadRow, read_hub, read_jsonl
+from agentflow.sources import facts, gsm8k, hotpotqa, readers
+from agentflow.sources.fields import BadRow
+from agentflow.sources.readers import read_hub, read_jsonl
 from agentflow.sources.sentences import sentences
 
 CLIPS = {
@@ -132,13 +133,13 @@ def test_hotpotqa_facts_become_a_chain_that_ends_with_the_answer() -> None:
     assert row["answer_type"] == "text" and row["answer"] == "Orle"
     meta = json.loads(row["meta"])
     assert [fact["title"] for fact in meta["facts"]] == ["Pond Days", "Ida Venn"] and meta["type"] == "bridge"
-    assert hotpotqa.lookups(meta) == [{"sentence": 0, "query": "Pond Days"}, {"sentence": 1, "query": "Ida Venn"}]
+    assert facts.lookups(meta) == [{"sentence": 0, "query": "Pond Days"}, {"sentence": 1, "query": "Ida Venn"}]
 
 
 def test_a_lookup_stands_before_the_first_sentence_of_its_title() -> None:
-    facts = [["Ida Venn", 1], ["Ida Venn", 0], ["Elsewhere", 0]]
-    row = hotpotqa.question_row({**POND, "type": "comparison", "supporting_facts": facts})
-    lookups = hotpotqa.lookups(json.loads(row["meta"]))
+    wanted = [["Ida Venn", 1], ["Ida Venn", 0], ["Elsewhere", 0]]
+    row = hotpotqa.question_row({**POND, "type": "comparison", "supporting_facts": wanted})
+    lookups = facts.lookups(json.loads(row["meta"]))
     assert sentences(row["rationale"])[lookups[1]["sentence"]] == "Nothing."
     assert [lookup["query"] for lookup in lookups] == ["Ida Venn", "Elsewhere"]
 
@@ -158,7 +159,7 @@ def test_supporting_facts_outside_the_context_are_counted_and_left_out() -> None
 
 def test_a_hotpotqa_row_without_context_has_no_rationale() -> None:
     row = hotpotqa.question_row({"question": "Were both Danes?", "answer": "yes", "type": "comparison"})
-    assert row["rationale"] == "" and hotpotqa.lookups(json.loads(row["meta"])) == []
+    assert row["rationale"] == "" and facts.lookups(json.loads(row["meta"])) == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -15,10 +16,11 @@ from agentflow.config import identity
 from agentflow.errors import ConfigError, InputError
 from agentflow.schemas import QUESTIONS, check_columns
 from agentflow.sources import arithmetic, encyclopedia
+from agentflow.sources.file_sources import Gsm8kSource, HotpotSource, NqOpenSource
 from agentflow.sources.known import known_rows
 from agentflow.sources.problems import normalise_question, question_id
 from agentflow.sources.sentences import sentences, split_sentences
-from agentflow.sources.source import GeneratedSource, Gsm8kSource, HotpotSource, Source, load_questions
+from agentflow.sources.source import GeneratedSource, Source, load_questions
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data sets are not at {DATA}")
@@ -107,12 +109,15 @@ def test_each_line_is_a_row_or_a_reject(tmp_path: Path) -> None:
         stream.write(json.dumps({**good[0], "question": "  mia has 0 CLIPS and  gets 3. how many? "}) + "\n")  # 23
     outcome = load_questions(Gsm8kSource(path=path))
     assert (outcome.keys_in, outcome.keys_out) == (23, 20)
-    assert [(reject.key, reject.status, reject.reason) for reject in outcome.rejects] == [
+    assert [(reject.key, reject.status, reject.reason) for reject in outcome.rejects[:2]] == [
         ("clips.jsonl:21", "quarantined", "bad_json"),
         ("clips.jsonl:22", "quarantined", "no_answer"),
-        ("clips.jsonl:23", "dropped", "duplicate"),
     ]
-    assert "clips.jsonl:1" in outcome.rejects[2].detail
+    # Which of the twins stays depends on their text and not on their lines.
+    twin = outcome.rejects[2]
+    assert (twin.status, twin.reason) == ("dropped", "duplicate")
+    other = {"clips.jsonl:1": "clips.jsonl:23", "clips.jsonl:23": "clips.jsonl:1"}[twin.key]
+    assert f"same question as {other} " in twin.detail
     assert {row["source"] for row in outcome.rows} == {"clips.jsonl"}
 
 
@@ -162,10 +167,14 @@ def test_files_without_a_usable_question_are_refused(tmp_path: Path) -> None:
         ({"kind": "hotpotqa", "hub_id": "hotpotqa/hotpot_qa", "revision": "main"}, "commit hash"),
         ({"kind": "gsm8k", "path": "a", "limit": 0}, "limit"),
         ({"kind": "gsm8k", "path": "a", "test_limit": 5}, "test_path"),
+        ({"kind": "triviaqa", "hub_id": "mandarjoshi/trivia_qa", "revision": "0f7faf33"}, "commit hash"),
+        ({"kind": "nq_open", "path": "a", "hub_test_split": "validation"}, "hub_test_split"),
+        ({"kind": "mixed", "parts": []}, "parts"),
+        ({"kind": "mixed", "parts": [{"kind": "generated"}]}, "parts"),
         ({"kind": "gsm8k", "path": "a", "test_fraction": 1.5}, "test_fraction"),
         ({"kind": "generated", "arithmetic_templates": 13}, "arithmetic_templates"),
         ({"kind": "generated", "arithmetic": 3}, "arithmetic"),
-        ({"kind": "musique"}, "kind"),
+        ({"kind": "musiqua"}, "kind"),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_its_field(fields: dict[str, Any], message: str) -> None:
@@ -190,6 +199,28 @@ def test_known_rows_carry_the_lookups_of_generated_questions() -> None:
     assert len(known) == len(rows) and set(known[0]) == {"question", "rationale", "answer", "lookups"}
     two_hop = [row for row, source in zip(known, rows, strict=True) if source["kind"] == "two_hop"]
     assert all([lookup["sentence"] for lookup in row["lookups"]] == [1, 3] for row in two_hop)
+
+
+def test_tests_can_be_another_split_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = {
+        "train": [{"question": f"Which sea is number {n}?", "answer": [str(n)]} for n in range(6)],
+        "validation": [{"question": f"Which sea is number {n}?", "answer": [str(n)]} for n in range(5, 8)],
+    }
+
+    def from_memory(hub_id: str, name: str | None, *, split: str, revision: str) -> datasets.Dataset:
+        assert (hub_id, name, revision) == ("google-research-datasets/nq_open", None, "a" * 40)
+        return datasets.Dataset.from_list(splits[split])
+
+    monkeypatch.setattr(datasets, "load_dataset", from_memory)
+    source = NqOpenSource(
+        hub_id="google-research-datasets/nq_open", revision="a" * 40, hub_test_split="validation", test_limit=2
+    )
+    outcome = load_questions(source)
+    assert Counter(row["split"] for row in outcome.rows) == {"train": 5, "test": 2}
+    assert [(reject.key, reject.reason) for reject in outcome.rejects] == [
+        ("google-research-datasets/nq_open:5", "leak_exact")
+    ]
+    assert {row["source"] for row in outcome.rows} == {f"google-research-datasets/nq_open@{'a' * 40}"}
 
 
 @needs_data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 
 import pytest
@@ -12,11 +13,13 @@ from agentflow.clients.retry import Patience
 from agentflow.clients.search import SearchClient, SearchConfig
 from agentflow.clients.teacher import TeacherClient
 from agentflow.insertion.splice import plain_text
-from agentflow.records import Segment
+from agentflow.records import Segment, ToolCall
 from agentflow.rendering import PromptConfig, completion_spans, parse_completion
 from agentflow.schemas import TOOL_TRACES
-from agentflow.stages.tool_insertion import ToolInsertionConfig, insert_batch, wants_lookups
+from agentflow.services.server import LocalService
+from agentflow.stages.tool_insertion import ToolInsertionConfig, insert_batch, insertion_counts, wants_lookups
 from agentflow.stages.traces import recorded_traces
+from agentflow.tools.web_search import WebSearchConfig
 from agentflow.toolset import ToolsConfig, make_toolbox, syntax_for
 
 IMPATIENT = SearchConfig(max_attempts=2, patience=Patience(first_wait_s=0.01, longest_wait_s=0.02))
@@ -30,16 +33,17 @@ def fresh(teacher_service, search_service):
 
 @pytest.fixture
 def insert(teacher_service, search_service, ledger):
-    def run(rows, config):
+    def run(rows, config, candidates=None, search=None):
+        search_url = (search or search_service).base_url
+
         async def inserted():
             async with AsyncExitStack() as stack:
                 teacher = await stack.enter_async_context(
                     TeacherClient.open(config.teacher, ledger, base_url=teacher_service.base_url)
                 )
-                search = await stack.enter_async_context(
-                    SearchClient.open(config.search, ledger, base_url=search_service.base_url)
-                )
-                return await insert_batch(rows, config, teacher, make_toolbox(config.tools, search.search))
+                client = await stack.enter_async_context(SearchClient.open(config.search, ledger, base_url=search_url))
+                toolbox = make_toolbox(config.tools, client.search)
+                return await insert_batch(rows, config, teacher, toolbox, candidates)
 
         return asyncio.run(inserted())
 
@@ -124,6 +128,54 @@ def test_a_contradicted_trace_may_stay_but_gets_no_call_at_the_wrong_place(inser
     assert [segment.call.arguments for segment in calls_of(kept)] == [{"expression": "48/2"}]
 
 
+def test_what_is_wrong_in_a_kept_trace_is_recorded(insert):
+    (row,) = traces(1)
+    wrong = {**row, "reasoning": "First 48/2 = 25 clips. In all 48+25 = 73 clips."}
+    (kept,) = insert([wrong], ToolInsertionConfig(contradicted="keep")).rows
+    (found,) = kept["contradictions"]
+    assert (found["expression"], found["stated"], found["computed"]) == ("48/2", "25", "24")
+    assert (found["action"], found["later_uses"]) == ("kept", 1)
+
+
+def test_a_corrected_trace_gets_its_call_and_says_what_was_changed_and_what_was_not(insert):
+    (row,) = traces(1)
+    wrong = {**row, "reasoning": "First 48/2 = 25 clips. In all 48+25 = 73 clips."}
+    outcomes = insert([wrong], ToolInsertionConfig(contradicted="correct"))
+    (kept,) = outcomes.rows
+    check(kept, {**wrong, "reasoning": "First 48/2 = 24 clips. In all 48+25 = 73 clips."})
+    assert [segment.call.arguments["expression"] for segment in calls_of(kept)] == ["48/2", "48+25"]
+    counts = insertion_counts(outcomes)
+    assert counts["contradictions"] == {"corrected": 1} and counts["later_uses_of_corrected_numbers"] == 1
+
+
+def test_sampled_calls_are_run_where_no_other_call_stands(insert):
+    (row,) = traces(1)
+    text = "First 48/2 = 24 clips. So it is a lot."
+    at, end = text.index("=") + 1, len(text)
+    own, other = ToolCall("Calculator", {"expression": "1+1"}), ToolCall("Calculator", {"expression": "2*2"})
+    (kept,) = insert(
+        [{**row, "reasoning": text}], ToolInsertionConfig(), {row["id"]: [(at, [own]), (end, [other])]}
+    ).rows
+    assert [segment.call.arguments["expression"] for segment in calls_of(kept)] == ["48/2", "2*2"]
+    assert calls_of(kept)[1].result.text == "4" and kept["segments"][-1]["kind"] == "call"
+
+
+def test_a_search_that_finds_question_and_answer_is_counted_in_row_and_manifest(insert, search_service, tmp_path):
+    (row,) = traces(two_hop=1)
+    leak = {"id": "leak", "title": "quiz", "text": f"{row['question']} {row['answer']}"}
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(json.dumps(leak) + "\n")
+    with LocalService("search", corpus=corpus) as leaky:
+        outcomes = insert([row], ToolInsertionConfig(), search=leaky)
+        tools = ToolsConfig(web_search=WebSearchConfig(leaks="drop"))
+        clean = insert([row], ToolInsertionConfig(tools=tools), search=leaky)
+    (shown,), (dropped,) = outcomes.rows, clean.rows
+    assert insertion_counts(outcomes)["search_results"]["leaks"] == sum(s["leaks"] or 0 for s in shown["segments"]) > 0
+    assert insertion_counts(clean)["search_results"] == insertion_counts(outcomes)["search_results"]
+    assert row["question"] in calls_of(shown)[0].result.text
+    assert {segment.result.text for segment in calls_of(dropped)} == {"no results"}
+
+
 def test_reasoning_without_anything_to_call_stays_as_it_is(insert):
     (row,) = traces(1)
     (kept,) = insert([{**row, "reasoning": "It is plain to see."}], ToolInsertionConfig()).rows
@@ -150,6 +202,9 @@ def test_a_search_that_keeps_failing_fails_its_row_alone(insert, search_service)
     (reject,) = outcomes.rejects
     assert (reject.status, reject.reason) == ("failed", "server_error")
     assert reject.row["answer_type"] == "text" and outcomes.keys_out == 2
+    lines = reject.detail.splitlines()
+    assert len(lines) == len({entry["sha256"] for entry in search_service.history()}) > 1, "a line per failed query"
+    assert all(line.startswith('Search {"query":"') and "500" in line for line in lines)
 
 
 def test_lookups_that_cannot_be_read_quarantine_their_row_since_the_ledger_would_give_them_again(

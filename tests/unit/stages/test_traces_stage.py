@@ -118,6 +118,17 @@ def test_recorded_solutions_are_traces_without_a_call():
         assert (trace["teacher"], trace["ledger_key"]) == ("recorded", "")
 
 
+def test_questions_of_recorded_kinds_take_their_own_solution_and_the_others_are_asked(teacher_service, ledger):
+    rows = questions(2, 3)
+    config = TracesConfig(recorded_kinds=(rows[0]["kind"],))
+    outcomes = traced(rows, config, teacher_service, ledger)
+    asked = [row["id"] for row in rows if row["kind"] != rows[0]["kind"]]
+    assert teacher_service.stats()["requests"] == len(asked) == 3
+    assert outcomes.keys_in == len(rows) == outcomes.keys_out + len(outcomes.rejects)
+    for trace in outcomes.rows:
+        assert (trace["teacher"] == "recorded") == (trace["question_id"] not in asked)
+
+
 def test_a_question_without_a_recorded_solution_is_dropped():
     row = {**questions(1, 0)[0], "rationale": " \n"}
     outcomes = recorded_traces([row])

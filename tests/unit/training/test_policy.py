@@ -28,7 +28,7 @@ from agentflow.tools.contract import ToolBox
 from agentflow.toolset import ToolsConfig, syntax_for
 from agentflow.training.config import OptimiserSettings
 from agentflow.training.jobs import SUMMARY, PolicyJob, TrainingSummary
-from agentflow.training.policy import RolloutRecorder, reward_function, train_policy
+from agentflow.training.policy import RolloutRecorder, policy_arguments, reward_function, train_policy
 
 PROMPT = PromptConfig(system="T")
 GROUP = 4
@@ -163,6 +163,18 @@ def test_a_rollout_whose_tool_failed_has_no_reward_and_moves_nothing(taught, tmp
         for start in range(0, len(rows), GROUP)
     ), "a group with both kinds is what this test is about"
     assert summary.extra["adapter_before"] == summary.extra["adapter_after"]
+
+
+def test_every_option_reaches_the_trainer(taught, tmp_path):
+    plain = policy_arguments(job_for(taught, tmp_path, access_of(tmp_path)))
+    assert (plain.epsilon, plain.epsilon_high, plain.beta, plain.scale_rewards) == (0.2, None, 0.0, "group")
+    changes = {"clip_high": 0.28, "scale_rewards": "none", "entropy_bonus": 0.01, "mask_truncated": True}
+    changed = policy_arguments(
+        job_for(taught, tmp_path, access_of(tmp_path), entropy_quantile=0.2, loss_type="dapo", beta=0.04, **changes)
+    )
+    assert (changed.epsilon_high, changed.scale_rewards, changed.entropy_coef) == (0.28, "none", 0.01)
+    assert (changed.mask_truncated_completions, changed.top_entropy_quantile) == (True, 0.2)
+    assert (changed.loss_type, changed.beta) == ("dapo", 0.04)
 
 
 # ---------------------------------------------------------------- the recorder alone

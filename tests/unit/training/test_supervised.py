@@ -13,14 +13,19 @@ from safetensors.torch import load_file
 
 from agentflow.errors import ConfigError
 from agentflow.mask import IGNORED
-from agentflow.models.loading import load_model, load_tokenizer
+from agentflow.models.loading import load_model, load_tokenizer, tokenize_with
 from agentflow.progress import read_progress
 from agentflow.rendering import PromptConfig
 from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
+from agentflow.training.encoding import encode_rows as encode_with
 from agentflow.training.jobs import SUMMARY, SupervisedJob, TrainingSummary
-from agentflow.training.supervised import encode_rows, train_supervised
+from agentflow.training.supervised import train_supervised
 
 ROWS = 16
+
+
+def encode_rows(rows, job, tokenizer):
+    return encode_with(rows, job.prompt, job.settings.max_length, tokenize_with(tokenizer), tokenizer.eos_token_id)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentflow.training.config import OptimiserSettings, SupervisedSettings
-from agentflow.training.supervised import LENGTH_BUCKET, rows_per_step, total_steps, training_order
+from agentflow.training.encoding import LENGTH_BUCKET, rows_per_step, total_steps, training_order
 
 lengths_of_rows = st.lists(st.integers(1, 300), min_size=1, max_size=40)
 

@@ -1,0 +1,193 @@
+"""What a Prefect server must know before anything can be started on it: pool, batch limit, automations, deployments.
+
+In: a server that answers. Out: the same however often it is called; a schedule that a person switched on stays on.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+from prefect.workers.process import ProcessWorker
+from pydantic import ValidationError
+
+from agentflow.errors import ConfigError, InputError
+
+POOL = "agentflow"
+BATCH_LIMIT = "agentflow-batches"
+NOTIFICATION_BLOCKS = ("slack-webhook", "ms-teams-webhook", "discord-webhook", "pager-duty-webhook", "custom-webhook")
+NOTIFICATION = "agentflow"
+# Name of the notification block that automations use; without one they only show in the UI's event feed.
+ZOMBIE_AFTER = timedelta(seconds=90)
+# Prefect allows no heartbeat more often than every 30 s.
+DEPLOYMENTS = Path(__file__).resolve().parent.parent / "deployments" / "prefect.yaml"
+
+
+def register(prefect_file: Path, batch_limit: int, workdir: Path) -> list[str]:
+    """Put everything on the configured server; returns the names of the deployments.
+
+    Raises ConfigError or InputError for a deployments file with a wrong schedule, or which Prefect refuses.
+    """
+    entries = check_deployments(prefect_file)
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(_pool(workdir), overwrite=True)
+        client.upsert_global_concurrency_limit_by_name(BATCH_LIMIT, batch_limit)
+        for automation in automations(_notification_block(client)):
+            known = client.read_automations_by_name(automation.name)
+            if known:
+                client.update_automation(known[0].id, automation.model_copy(update={"enabled": known[0].enabled}))
+            else:
+                client.create_automation(automation)
+        switched_on = _active_schedules(client)
+        _deploy(prefect_file, workdir)
+        _switch_on(client, switched_on)
+    return [str(entry["name"]) for entry in entries]
+
+
+def check_deployments(prefect_file: Path) -> list[dict[str, Any]]:
+    """The entries of a deployments file whose schedules are real. Raises InputError and ConfigError."""
+    try:
+        content = yaml.safe_load(prefect_file.read_text())
+    except OSError as error:
+        raise InputError(f"cannot read deployments file {str(prefect_file)!r}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"deployments file {str(prefect_file)!r} is not YAML: {error}") from error
+    entries = content.get("deployments") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry.get("name") for entry in entries):
+        raise ConfigError(f"deployments file {str(prefect_file)!r} must hold a list `deployments`, each with a `name`")
+    for entry in entries:
+        for schedule in entry.get("schedules") or []:
+            _check_schedule(f"deployment {entry['name']!r}", schedule)
+    return entries
+
+
+def _check_schedule(where: str, schedule: dict[str, Any]) -> None:
+    if "cron" not in schedule:
+        return  # intervals and rules are Prefect's to judge
+    zone = schedule.get("timezone")
+    if not zone:
+        raise ConfigError(f'{where}: its schedule has no timezone; give one such as timezone: "Europe/Berlin"')
+    try:
+        CronSchedule(cron=schedule["cron"], timezone=zone)
+    except ValidationError as error:
+        wrong = {problem["loc"][0] for problem in error.errors() if problem["loc"]}
+        if "timezone" in wrong:
+            raise ConfigError(
+                f"{where}: timezone {zone!r} is unknown; give a name of the IANA list, such as Europe/Berlin or UTC"
+            ) from error
+        raise ConfigError(
+            f"{where}: cron {schedule['cron']!r} is no schedule; give minute, hour, day, month and weekday, as in "
+            '"0 2 * * *" (02:00 every day)'
+        ) from error
+
+
+def automations(notify: UUID | None) -> list[AutomationCore]:
+    """Failure, late night, and zombies (a run whose process is gone and told nobody)."""
+    run = {"prefect.resource.id": "prefect.flow-run.*"}
+    tagged = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.agentflow"}
+    nightly = {"prefect.resource.role": "deployment", "prefect.resource.name": "nightly-data"}
+    zombie = ChangeFlowRunState(
+        state=StateType.CRASHED,
+        message=f"No sign of life for {ZOMBIE_AFTER.seconds} s: its process or machine is gone. Retry makes what is "
+        "missing; everything paid is kept.",
+    )
+    ends = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled")}
+    return [
+        AutomationCore(
+            name="agentflow: a run failed",
+            description="Says which run failed or crashed.",
+            trigger=_on({"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}, run, tagged),
+            actions=_tell(notify, "{{ flow_run.name }} is {{ flow_run.state.name }}: {{ flow_run.state.message }}"),
+        ),
+        AutomationCore(
+            name="agentflow: a night is late",
+            description="Says that a night was not started at its time (no worker, or the one before still runs).",
+            trigger=_on({"prefect.flow-run.Late"}, run, nightly),
+            actions=_tell(notify, "{{ flow_run.name }} should have started at {{ flow_run.expected_start_time }}"),
+        ),
+        AutomationCore(
+            name="agentflow: zombie runs",
+            description="Marks a run as Crashed whose heartbeats ended without a final state.",
+            trigger=EventTrigger(
+                posture=Posture.Proactive,
+                match=run,
+                after={"prefect.flow-run.heartbeat"},
+                expect={"prefect.flow-run.heartbeat", *ends},
+                for_each={"prefect.resource.id"},
+                threshold=1,
+                within=ZOMBIE_AFTER,
+            ),
+            actions=[zombie],
+        ),
+    ]
+
+
+def _on(events: set[str], match: dict[str, Any], related: dict[str, Any]) -> EventTrigger:
+    return EventTrigger(
+        posture=Posture.Reactive, expect=events, match=match, match_related=related, for_each={"prefect.resource.id"}
+    )
+
+
+def _tell(block: UUID | None, body: str) -> list[ActionTypes]:
+    if block is None:
+        return [DoNothing()]
+    return [SendNotification(block_document_id=block, subject="agentflow", body=body)]
+
+
+def _notification_block(client: SyncPrefectClient) -> UUID | None:
+    """The notification block called "agentflow", if somebody made one in the UI."""
+    for kind in NOTIFICATION_BLOCKS:
+        try:
+            return client.read_block_document_by_name(NOTIFICATION, kind).id
+        except ObjectNotFound:
+            continue
+    return None
+
+
+def _pool(workdir: Path) -> WorkPoolCreate:
+    template = ProcessWorker.get_default_base_job_template()
+    # Relative paths in settings mean the folder in which `agentflow up` was started.
+    template["variables"]["properties"]["working_dir"]["default"] = str(workdir)
+    return WorkPoolCreate(
+        name=POOL, type="process", base_job_template=template, description="Runs flows as processes on this machine."
+    )
+
+
+def _active_schedules(client: SyncPrefectClient) -> set[tuple[str, str]]:
+    """(deployment, slug) of every schedule that is switched on."""
+    return {
+        (deployment.name, schedule.slug or "")
+        for deployment in client.read_deployments(limit=200)
+        for schedule in deployment.schedules
+        if schedule.active
+    }
+
+
+def _switch_on(client: SyncPrefectClient, wanted: set[tuple[str, str]]) -> None:
+    """Deploying sets every schedule to what the file says; what a person switched on is theirs."""
+    for deployment in client.read_deployments(limit=200):
+        for schedule in deployment.schedules:
+            if (deployment.name, schedule.slug or "") in wanted and not schedule.active:
+                client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+
+
+def _deploy(prefect_file: Path, workdir: Path) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)]
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
+    done = subprocess.run(command, cwd=workdir, env=environment, capture_output=True, text=True, timeout=300)
+    if done.returncode != 0:
+        said = " ".join((done.stdout + done.stderr).split())
+        raise ConfigError(f"prefect deploy refused {str(prefect_file)!r}: {said[-800:]}")

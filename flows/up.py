@@ -1,0 +1,277 @@
+"""`agentflow up`: everything a machine needs to run deployments, in one command, and all of it gone when it ends.
+
+Prefect server (or the configured one), a Ray on this machine (or the one at RAY_ADDRESS), work pool, limit, automations
+and deployments, and a worker. In: options. Out: the address of the UI, then a wait for Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+from agentflow.artifacts.store import Store
+from agentflow.errors import AgentflowError, ConfigError, UserError
+from flows.signals import terminable
+
+FLOW_GRACE_S = 25.0
+# Runs under way get this long to write their report and state after SIGTERM.
+HEARTBEAT_S = 30
+QUERY_S = 3
+# A worker on this machine may ask for new runs more often than Prefect's 10 s.
+WATCH_S = 0.5
+DEATHS_WITHIN_S, MAX_DEATHS = 600.0, 3
+SERVER_GONE_S = 30.0
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What `agentflow up` starts."""
+
+    root: Path
+    port: int = 4200
+    cpus: int = 0
+    # Of the Ray started here; 0: all cores.
+    database_url: str | None = None
+    # Of the Prefect server; None: SQLite below the root.
+    prefect_file: Path | None = None
+    # None: the one that ships.
+    batch_limit: int = 8
+    # Paid batches at work at once, over all runs.
+    runs: int = 4
+    # Runs at work at once on this machine.
+
+
+def up(options: UpOptions, console: Console) -> None:
+    """Start everything and wait until Ctrl-C or SIGTERM. Where it is up already, say so and return.
+
+    Raises UserError for what cannot be started, with the reason; AgentflowError if a part of it dies later.
+    """
+    Store.open(options.root / "artifacts")
+    check_database(options.database_url)
+    with ExitStack() as stack:
+        home = (options.root / ".up").absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        running = stack.enter_context(_only_one(home))
+        if running is not None:
+            console.print(f"already up: {running}", highlight=False, soft_wrap=True)
+            return
+        stack.enter_context(terminable())
+        _adopt_orphans()
+        try:
+            _serve(options, home, stack, console)
+        except KeyboardInterrupt:
+            console.print("stopping", highlight=False)
+    console.print("stopped", highlight=False)
+
+
+def _serve(options: UpOptions, home: Path, stack: ExitStack, console: Console) -> None:
+    from flows.local import QUIET, prefect_server, ray_cluster
+    from flows.registering import BATCH_LIMIT, DEPLOYMENTS, POOL, check_deployments, register
+
+    prefect_file = (options.prefect_file or DEPLOYMENTS).absolute()
+    check_deployments(prefect_file)  # before anything starts
+    cpus = options.cpus or len(os.sched_getaffinity(0))
+    own_ray = "RAY_ADDRESS" not in os.environ
+    # Ray's processes inherit the environment of the moment they start, and the worker that of the end of this function.
+    changed = {**QUIET, "AGENTFLOW_ROOT": str(options.root.absolute()), "AGENTFLOW_BATCH_LIMIT": BATCH_LIMIT}
+    changed |= {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S), "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_S)}
+    stack.enter_context(environment({name: os.environ.get(name, value) for name, value in changed.items()}))
+
+    def start_ray() -> None:
+        stack.enter_context(ray_cluster(cpus))
+
+    server = prefect_server(options.root, options.port, meanwhile=start_ray, database_url=options.database_url)
+    ui = stack.enter_context(server)
+    if own_ray:
+        import ray
+
+        address = ray.get_runtime_context().gcs_address
+        stack.enter_context(environment({"RAY_ADDRESS": address, "AGENTFLOW_CPUS": str(cpus)}))
+    names = register(prefect_file, options.batch_limit, Path.cwd())
+    worker = Worker(POOL, options.runs, home / "worker.log")
+    stack.callback(worker.stop)
+    worker.start()
+    (home / "up.json").write_text(json.dumps({"ui": ui, "pid": os.getpid()}))
+    console.print(f"Prefect UI: {ui}", highlight=False, soft_wrap=True)
+    console.print(f"deployments: {', '.join(names)}", highlight=False, soft_wrap=True)
+    console.print(f"worker log: {home / 'worker.log'}\nCtrl-C stops everything", highlight=False, soft_wrap=True)
+    _watch(worker, ui, console)
+
+
+def _watch(worker: Worker, ui: str, console: Console) -> None:
+    """Keep the worker alive. Raises AgentflowError when it dies again and again, or when the server is gone."""
+    from flows.local import check_prefect
+
+    deaths: list[float] = []
+    answered = time.monotonic()
+    while True:
+        time.sleep(WATCH_S)
+        now = time.monotonic()
+        if worker.ended():
+            deaths = [death for death in deaths if now - death < DEATHS_WITHIN_S] + [now]
+            if len(deaths) > MAX_DEATHS:
+                raise AgentflowError(
+                    f"the worker ended {len(deaths)} times in {DEATHS_WITHIN_S:.0f} s: {worker.said()}"
+                )
+            console.print("the worker ended; started again", highlight=False)
+            worker.start()
+        if now - answered > SERVER_GONE_S:
+            try:
+                check_prefect(f"{ui}/api")
+            except UserError as error:
+                if now - answered > 2 * SERVER_GONE_S:
+                    raise AgentflowError(
+                        f"the Prefect server is gone ({error}); its log: .prefect/server.log"
+                    ) from error
+            else:
+                answered = now
+
+
+def check_database(url: str | None) -> None:
+    """Raise ConfigError unless `url` names a database that a Prefect server can use."""
+    allowed = ("postgresql+asyncpg://", "sqlite+aiosqlite:///")
+    if url is not None and not url.startswith(allowed):
+        scheme = url.partition(":")[0]
+        raise ConfigError(
+            f"database URL of scheme {scheme!r}: a Prefect server takes postgresql+asyncpg://USER:PASSWORD@HOST/NAME; "
+            "leave it out for SQLite below the root"
+        )
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """`values` in this process's environment for the length of the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _only_one(home: Path) -> Iterator[str | None]:
+    """None for the only `agentflow up` below this root; for another, where the first one's UI is.
+
+    A lock of the kernel: it ends with its process, however that ended.
+    """
+    with open(home / "lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            state = home / "up.json"
+            known = json.loads(state.read_text()) if state.exists() else {}
+            yield f"Prefect UI: {known['ui']} (process {known['pid']})" if known else "it is still starting"
+            return
+        (home / "up.json").unlink(missing_ok=True)
+        try:
+            yield None
+        finally:
+            (home / "up.json").unlink(missing_ok=True)
+
+
+class Worker:
+    """The Prefect worker of this machine; it runs flows as processes."""
+
+    def __init__(self, pool: str, limit: int, log: Path) -> None:
+        self._log = log
+        self._name = f"agentflow-{socket.gethostname()}"
+        self._command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+        self._command += ["--name", self._name, "--limit", str(limit), "--install-policy", "never"]
+        self._process: subprocess.Popen[bytes] | None = None
+        _check_name(pool, self._name)
+
+    def start(self) -> None:
+        """Start it, or start it again."""
+        from flows.local import end_with_parent
+
+        with open(self._log, "ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
+            )
+
+    def ended(self) -> bool:
+        """Whether its process is gone."""
+        return self._process is not None and self._process.poll() is not None
+
+    def said(self) -> str:
+        """The last lines of its log."""
+        from flows.local import tail
+
+        return tail(self._log)
+
+    def stop(self) -> None:
+        """End it and every run on this machine, also those whose worker died before them."""
+        from flows.local import stop_process
+
+        runs = _runs()
+        if self._process is not None:
+            if not self.ended():
+                os.killpg(self._process.pid, signal.SIGTERM)
+            _end(runs)
+            stop_process(self._process)
+
+
+def _check_name(pool: str, name: str) -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        online = [worker.name for worker in client.read_workers_for_work_pool(pool) if worker.status == "ONLINE"]
+    if name in online:
+        raise UserError(
+            f"a worker called {name!r} is online in work pool {pool!r} already; stop it (it may be another "
+            "`agentflow up` against this server), or wait a minute if it was killed"
+        )
+
+
+def _runs() -> list[psutil.Process]:
+    """Processes of flow runs and what they started, whoever is their parent by now."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it ended while we were looking
+            if "PREFECT__FLOW_RUN_ID" in process.environ():
+                found.append(process)
+    return found
+
+
+def _adopt_orphans() -> None:
+    """Ask Linux to make this process the parent of runs whose worker dies, so that they are found and ended with it."""
+    pr_set_child_subreaper = 36
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(pr_set_child_subreaper, 1)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """SIGTERM, time to write report and state, SIGKILL."""
+    _each(processes, psutil.Process.terminate)
+    _, alive = psutil.wait_procs(processes, timeout=FLOW_GRACE_S)
+    _each(alive, psutil.Process.kill)
+
+
+def _each(processes: list[psutil.Process], act: Callable[[psutil.Process], object]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            act(process)

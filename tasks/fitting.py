@@ -1,0 +1,160 @@
+"""One training under Ray Train, and what happens when its workers or their nodes die.
+
+In: a job as JSON. Out: the summary its rank 0 wrote. A training whose worker died goes on from its last checkpoint, as
+soon as the cluster has room for all workers again; a worker's own error ends it at once. That is why Ray Train itself
+retries nothing here: its `max_failures` counts both alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from prefect.logging import get_run_logger
+
+from agentflow.clock import recording
+from agentflow.errors import AgentflowError, WorkersLost
+from agentflow.training.jobs import SUMMARY, PolicyJob, SupervisedJob, TrainingSummary
+from tasks.context import Resources, RunContext, TrainingStage
+from tasks.paid import load_secrets
+from tasks.pool import no_room, squeeze
+from tasks.worker_logs import with_last_lines
+
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+DEATH_KNOWN_S = 10.0
+# A surviving worker says "connection closed" at once; that its peer's node is dead is known a little later.
+
+
+def train_fn(config: dict[str, Any]) -> None:
+    """What every Ray Train worker runs. Imports are inside: the driver needs no torch."""
+    import ray.train
+
+    from agentflow.models.loading import check_device
+
+    load_secrets(config["secrets"])
+    check_device(config["device"])
+    if config["kind"] == "supervised":
+        from agentflow.training.supervised import train_supervised
+
+        supervised = SupervisedJob.model_validate_json(config["job"])
+        with recording(supervised.progress):
+            summary = train_supervised(supervised)
+    else:
+        from agentflow.training.policy import train_policy
+
+        policy = PolicyJob.model_validate_json(config["job"])
+        with recording(policy.progress):
+            summary = train_policy(policy)
+    ray.train.report({"steps": summary.steps})
+
+
+def fit(job: SupervisedJob | PolicyJob, name: TrainingStage, where: RunContext) -> TrainingSummary:
+    """Run `job` to its end; returns its summary.
+
+    Raises the worker's own error (if it is one of ours) or Ray's TrainingFailedError, and WorkersLost if workers died
+    more than `restarts` times or the cluster had no room for all of them within `wait_s`.
+    """
+    from ray.train import ControllerError, WorkerGroupError
+
+    resources = where.training_of(name)
+    for attempt in range(1, resources.restarts + 2):
+        nodes = _alive()
+        try:
+            with _start_timeout(resources.wait_s):
+                _trainer(job, name, resources, where).fit()
+        except WorkerGroupError as error:
+            own = _own_error(error)
+            if own is not None:
+                raise own from error
+            if not _lost(error, nodes):
+                raise
+            said = with_last_lines(f"{name}: a training worker died ({squeeze(str(error))})", str(error))
+            if attempt > resources.restarts:
+                raise WorkersLost(
+                    f"{said}. That is {attempt} times; look at its memory and at the node, then run again or press "
+                    "Retry: it goes on from its last checkpoint"
+                ) from error
+            get_run_logger().warning("%s. It goes on from its last checkpoint when there is room again", said)
+        except ControllerError as error:
+            if "StartupTimeout" in type(error.controller_failure).__name__:
+                raise WorkersLost(no_room(name, resources)) from error
+            raise
+        else:
+            return TrainingSummary.model_validate_json((job.out / SUMMARY).read_text())
+    raise AssertionError("unreachable")
+
+
+def _trainer(job: SupervisedJob | PolicyJob, name: str, resources: Resources, where: RunContext) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpu = resources.gpus > 0
+    return TorchTrainer(
+        train_fn,
+        train_loop_config={
+            "kind": job.kind,
+            "job": job.model_dump_json(),
+            "secrets": where.secrets,
+            "device": resources.device,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if gpu else {})},
+        ),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        # The same name and storage path would resume another attempt by itself: every attempt has its own.
+        run_config=RunConfig(
+            name=f"{name}-{uuid.uuid4().hex[:8]}",
+            storage_path=str((where.folder / "ray_train").absolute()),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+        ),
+    )
+
+
+@contextlib.contextmanager
+def _start_timeout(seconds: float) -> Iterator[None]:
+    """How long a worker group may wait for room; Ray Train reads it from the environment, and else tries for ever."""
+    before = os.environ.get(START_TIMEOUT)
+    os.environ[START_TIMEOUT] = str(seconds)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(START_TIMEOUT, None)
+        else:
+            os.environ[START_TIMEOUT] = before
+
+
+def _alive() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _own_error(error: Any) -> AgentflowError | None:
+    """The error of ours that ended a worker, if one did: nothing gets better by trying it again."""
+    for failure in error.worker_failures.values():
+        for cause in (failure, getattr(failure, "_base_exc", None), failure.__cause__):
+            if isinstance(cause, AgentflowError):
+                return cause
+    return None
+
+
+def _lost(error: Any, nodes: set[str]) -> bool:
+    """Whether a worker or its node died, rather than failed by itself."""
+    from ray.exceptions import RayError
+
+    failures = [getattr(failure, "health_check_failure", failure) for failure in error.worker_failures.values()]
+    if any(isinstance(failure, RayError) for failure in failures):
+        return True
+    deadline = time.monotonic() + (DEATH_KNOWN_S if len(nodes) > 1 else 0)
+    while not nodes - _alive():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.2)
+    return True

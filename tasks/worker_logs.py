@@ -1,0 +1,73 @@
+"""The last lines every Ray worker printed, kept by the driver: a worker that died, or whose whole node is gone, cannot
+be asked any more.
+
+In: Ray's log stream of this job, from all nodes. Out: lines for a message. Nothing is printed, so a terminal keeps the
+live display. Ours, on Ray 2.60's internal log dispatcher: there is no public hook for it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict, deque
+from typing import Any
+
+LINES = 8
+WORKERS = 256
+# How many workers are remembered; the one that was silent longest goes first.
+
+
+class WorkerLines:
+    """Ring of lines by worker (node address and process id)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_worker: OrderedDict[tuple[str, int], tuple[str, deque[str]]] = OrderedDict()
+
+    def take(self, data: dict[str, Any]) -> None:
+        """One message of Ray's log stream: {"ip", "pid", "lines", "actor_name", "task_name", ...}."""
+        try:
+            worker = (str(data["ip"]), int(data["pid"]))
+        except (KeyError, TypeError, ValueError):
+            return  # lines of a raylet or the autoscaler
+        name = str(data.get("actor_name") or data.get("task_name") or "")
+        with self._lock:
+            known, lines = self._by_worker.pop(worker, ("", deque(maxlen=LINES)))
+            lines.extend(str(line) for line in data.get("lines", ()))
+            self._by_worker[worker] = (name or known, lines)
+            if len(self._by_worker) > WORKERS:
+                self._by_worker.popitem(last=False)
+
+    def of(self, text: str) -> str:
+        """What the worker named in `text` printed last (` | ` between lines), "" if there is nothing.
+
+        `text` is Ray's account of a death, which names the process (`pid: 4711`, `PID=4711`), or a task's name.
+        """
+        with self._lock:
+            for (_, pid), (name, lines) in reversed(self._by_worker.items()):
+                if lines and (_names(text, pid) or (name and name == text)):
+                    return " | ".join(line.strip() for line in lines if line.strip())
+        return ""
+
+
+def _names(text: str, pid: int) -> bool:
+    return re.search(rf"\bpid\s*[:=]\s*{pid}\b", text, re.IGNORECASE) is not None
+
+
+kept = WorkerLines()
+# Of the cluster this process is connected to.
+
+
+def capture() -> None:
+    """Keep the lines instead of printing them. Call after `ray.init(log_to_driver=True)`."""
+    from ray._private.ray_logging import global_worker_stdstream_dispatcher as stream
+
+    for name in ("ray_print_logs", "agentflow"):
+        stream.remove_handler(name)
+    stream.add_handler("agentflow", kept.take)
+
+
+def with_last_lines(message: str, account: str | None = None) -> str:
+    """`message` with the last lines of the worker that it (or Ray's whole `account` of the death) names, if any."""
+    lines = kept.of(account or message)
+    return f"{message}; its last lines: {lines[-1500:]}" if lines else message

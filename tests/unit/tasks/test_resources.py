@@ -1,0 +1,114 @@
+"""What stages may use, from one file; and what a worker's last lines say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentflow.access import Access
+from agentflow.errors import ConfigError
+from flows.cluster import configured_address, places
+from flows.recipes import smoke
+from flows.run import RunOptions, context_of
+from tasks.context import Resources, RunContext
+from tasks.resources import ResourcePlan, load_resources
+from tasks.worker_logs import WorkerLines
+
+
+def read(tmp_path: Path, text: str) -> ResourcePlan:
+    path = tmp_path / "resources.yaml"
+    path.write_text(text)
+    return load_resources(path)
+
+
+def where(tmp_path: Path) -> RunContext:
+    each = Resources(cpus=4)
+    access = Access(ledger_url="sqlite://", run_id="r")
+    return RunContext(root=tmp_path, recipe="smoke", access=access, loss_filter=each, training=each, evaluate=each)
+
+
+def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    plan = read(tmp_path, "loss_filter: {num_gpus: 1}\ngrpo: {workers: 8, gpus_per_worker: 1}\ndecode_batch: 96\n")
+    applied = plan.apply(where(tmp_path))
+    assert applied.loss_filter == Resources(cpus=4, gpus=1) and applied.loss_filter.device == "cuda"
+    assert applied.training_of("grpo") == Resources(cpus=4, gpus=1, workers=8)
+    assert applied.training_of("sft") == applied.training == applied.evaluate == Resources(cpus=4)
+    assert applied.decode_batch == 96 and applied.evaluate.device == "cpu"
+
+
+def test_a_training_takes_what_it_does_not_name_from_training(tmp_path: Path) -> None:
+    applied = read(tmp_path, "training: {workers: 2, num_cpus: 1}\ngrpo: {wait_s: 30}\n").apply(where(tmp_path))
+    assert applied.training_of("grpo") == Resources(cpus=1, workers=2, wait_s=30)
+    assert applied.training_of("cold_start") == Resources(cpus=1, workers=2)
+
+
+def test_an_empty_file_and_a_context_sent_as_json_keep_what_was_there(tmp_path: Path) -> None:
+    before = where(tmp_path)
+    assert read(tmp_path, "").apply(before) == before
+    assert RunContext.model_validate_json(before.model_dump_json()) == before
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("gpro: {workers: 2}", "unknown stage 'gpro'; allowed here: loss_filter"),
+        ("grpo: {worker: 2}", "unknown field 'grpo.worker'; allowed here: workers, num_cpus"),
+        ("grpo: {workers: 0}", "grpo.workers: Input should be greater than or equal to 1 (given: '0')"),
+        ("grpo: {num_gpus: 1.5}", "1.5 GPUs for each worker: give a whole number"),
+        ("grpo: 8", "grpo: "),
+        ("8", "must hold stages with their resources"),
+        ("grpo: [", "is not YAML"),
+    ],
+)
+def test_a_wrong_file_is_told_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        read(tmp_path, text)
+    assert said in str(raised.value) and "resources.yaml" in str(raised.value)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read resources file"):
+        load_resources(tmp_path / "none.yaml")
+
+
+def test_where_a_run_happens_changes_no_fingerprint(tmp_path: Path) -> None:
+    from flows.plan import plan
+
+    before = {name: node.identity.fingerprint for name, node in plan(smoke()).items()}
+    options = RunOptions(root=tmp_path, resources=ResourcePlan(training=Resources(workers=8, gpus=1)))
+    assert context_of(smoke(), options, None, None).training.workers == 8
+    assert {name: node.identity.fingerprint for name, node in plan(smoke()).items()} == before
+
+
+def test_places_counts_whole_workers_by_node() -> None:
+    nodes = [{"CPU": 3.0}, {"CPU": 8.0, "GPU": 2.0}, {"memory": 1.0}]
+    assert places(nodes, Resources(cpus=2)) == 1 + 4
+    assert places(nodes, Resources(cpus=2, gpus=1)) == 2
+    assert places(nodes, Resources(cpus=1, gpus=0.5)) == 4
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "local", "head", "head:port", ":6379"])
+def test_an_address_that_could_carry_no_run_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="Ray address"):
+        configured_address(address)
+
+
+def test_an_address_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert configured_address(None) is None
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert configured_address(None) == "head:6379"
+    assert configured_address("other:6379") == "other:6379" and configured_address("auto") == "auto"
+
+
+def test_the_last_lines_of_the_worker_that_a_death_names() -> None:
+    kept = WorkerLines()
+    for pid, lines in ((47, ["a", "b"]), (471, ["c"]), (47, [f"line {i}" for i in range(20)])):
+        kept.take({"ip": "10.0.0.1", "pid": pid, "lines": lines, "actor_name": "", "task_name": ""})
+    kept.take({"ip": "10.0.0.1", "pid": "raylet", "lines": ["noise"]})
+    kept.take({"ip": "10.0.0.2", "pid": 9, "lines": ["paid"], "task_name": "traces-batch"})
+    assert kept.of("The actor died\n\tpid: 471\n\tip: 10.0.0.1") == "c"
+    assert kept.of("worker PID=47 exited") == " | ".join(f"line {i}" for i in range(12, 20))
+    assert kept.of("traces-batch") == "paid"
+    assert kept.of("nobody we know, pid: 4") == ""

@@ -1,0 +1,192 @@
+"""A training that was stopped goes on as if it had not been: same losses, same weights, same rollouts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from datasets import load_from_disk
+from pipeline_rows import filtered_rows, question_rows, save
+from safetensors.torch import load_file
+from stopping import StopAt, Stopped
+from taught_model import teach
+
+from agentflow.access import Access
+from agentflow.errors import CorruptArtifact
+from agentflow.models.settings import GenerationConfig
+from agentflow.rendering import PromptConfig
+from agentflow.schemas import QUESTIONS
+from agentflow.stages.grpo import GrpoConfig, choose_prompts
+from agentflow.toolset import ToolsConfig
+from agentflow.training.checkpoints import SEAL, newest_verified, seal, verify
+from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
+from agentflow.training.jobs import PolicyJob, SupervisedJob, TrainingSummary
+from agentflow.training.policy import train_policy
+from agentflow.training.supervised import train_supervised
+
+PROMPT = PromptConfig(system="T")
+OPTIMISER = OptimiserSettings(learning_rate=5e-3, schedule="cosine", warmup_ratio=0.2, weight_decay=0.1, batch_size=4)
+# A schedule, momentum and dropout: every kind of state must come back for the losses to agree.
+
+
+def supervised_job(base: Path, rows: Path, out: Path) -> SupervisedJob:
+    settings = SupervisedSettings(
+        lora=LoraSettings(rank=8, dropout=0.2),
+        optimiser=OPTIMISER.model_copy(update={"accumulation": 1}),
+        max_steps=6,
+        checkpoint_steps=1,
+    )
+    return SupervisedJob(settings=settings, prompt=PROMPT, rows=rows, base=base, out=out)
+
+
+def policy_job(taught: Path, out: Path) -> PolicyJob:
+    config = GrpoConfig(
+        prompt=PROMPT,
+        tools=ToolsConfig(names=("Calculator",)),
+        generation=GenerationConfig(temperature=1.3, max_new_tokens=24),
+        steps=6,
+        group_size=4,
+        optimiser=OPTIMISER.model_copy(update={"accumulation": 2, "learning_rate": 1e-3}),
+        checkpoint_steps=1,
+    )
+    questions = load_from_disk(str(taught / "questions")).to_list()
+    return PolicyJob(
+        config=config,
+        questions=taught / "questions",
+        question_ids=tuple(row["id"] for row in choose_prompts(questions, config, workers=1)),
+        base=taught / "base",
+        adapter=taught / "adapter",
+        access=Access(ledger_url=str(out / "never-opened.db"), run_id="run"),
+        out=out,
+    )
+
+
+def history(summary: TrainingSummary, *names: str) -> list[list[float]]:
+    return [[entry[name] for name in names] for entry in summary.log if names[0] in entry]
+
+
+def weights(out: Path) -> dict:
+    return load_file(out / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    return save(filtered_rows(16), tmp_path_factory.mktemp("rows") / "rows")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_base, rows, tmp_path_factory):
+    """Six steps of SFT without a stop."""
+    job = supervised_job(tiny_base, rows, tmp_path_factory.mktemp("whole"))
+    return job, train_supervised(job)
+
+
+def test_a_stopped_fine_tuning_goes_on_with_the_same_losses(undisturbed, tiny_base, rows, tmp_path):
+    whole_job, whole = undisturbed
+    job = supervised_job(tiny_base, rows, tmp_path)
+    with pytest.raises(Stopped):
+        train_supervised(job, [StopAt(3)])
+    resumed = train_supervised(job, [StopAt(2)])  # it would stop again if it began before step 3
+    assert resumed.steps == 6
+    assert history(resumed, "loss", "learning_rate", "grad_norm") == [
+        pytest.approx(entry, abs=1e-5) for entry in history(whole, "loss", "learning_rate", "grad_norm")
+    ]
+    expected = weights(whole_job.out)
+    assert all((weight - expected[name]).abs().max() < 1e-5 for name, weight in weights(tmp_path).items())
+
+
+def test_a_torn_checkpoint_is_set_aside_and_the_one_before_is_used(undisturbed, tiny_base, rows, tmp_path):
+    _, whole = undisturbed
+    job = supervised_job(tiny_base, rows, tmp_path)
+    with pytest.raises(Stopped):
+        train_supervised(job, [StopAt(4)])
+    torn = tmp_path / "trainer" / "checkpoint-4" / "optimizer.pt"
+    os.truncate(torn, torn.stat().st_size - 1)
+    resumed = train_supervised(job, [StopAt(2)])
+    assert history(resumed, "loss") == [pytest.approx(entry, abs=1e-5) for entry in history(whole, "loss")]
+    assert [path.name.rsplit("-", 1)[0] for path in (tmp_path / "trainer").glob("torn-*")] == ["torn-checkpoint-4"]
+
+
+def test_a_finished_training_whose_commit_was_killed_trains_nothing_again(undisturbed):
+    job, whole = undisturbed
+    again = train_supervised(job, [StopAt(0), StopAt(5)])
+    assert (again.steps, history(again, "loss")) == (6, history(whole, "loss"))
+
+
+def test_a_stopped_policy_training_goes_on_with_the_same_rollouts_and_losses(tiny_base, tmp_path):
+    questions = [row for row in question_rows(4) if row["split"] == "train"]
+    teach(tiny_base, tmp_path, questions, PROMPT, steps=60)
+    save(questions, tmp_path / "questions", QUESTIONS)
+    whole = train_policy(policy_job(tmp_path, tmp_path / "whole"))
+    job = policy_job(tmp_path, tmp_path / "stopped")
+    with pytest.raises(Stopped):
+        train_policy(job, [StopAt(3)])
+    resumed = train_policy(job, [StopAt(2)])
+    names = ("loss", "reward", "learning_rate", "grad_norm")
+    assert history(resumed, *names) == [pytest.approx(entry, abs=1e-5) for entry in history(whole, *names)]
+    assert load_from_disk(str(job.rollouts_out)).to_list() == load_from_disk(str(tmp_path / "whole/rollouts")).to_list()
+    assert resumed.extra == {**whole.extra, "adapter_after": resumed.extra["adapter_after"]}
+
+
+# ---------------------------------------------------------------- the files
+def checkpoint(folder: Path, step: int, workers: int = 1) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    for name in ("adapter_model.safetensors", "optimizer.pt", "trainer_state.json"):
+        (path / name).write_bytes(f"{name} {step}".encode() * 20)
+    (path / "training_args.bin").write_bytes(b"a pickle")
+    seal(path, step, workers)
+    return path
+
+
+def test_a_sealed_checkpoint_holds_no_pickled_object_and_verifies(tmp_path):
+    path = checkpoint(tmp_path, 3)
+    assert not (path / "training_args.bin").exists()
+    assert verify(path, 1).step == 3 and len(verify(path, 1).files) == 3
+
+
+def damage_missing(path: Path) -> None:
+    (path / "optimizer.pt").unlink()
+
+
+def damage_truncated(path: Path) -> None:
+    os.truncate(path / "adapter_model.safetensors", 10)
+
+
+def damage_flipped(path: Path) -> None:
+    content = bytearray((path / "trainer_state.json").read_bytes())
+    content[7] ^= 1
+    (path / "trainer_state.json").write_bytes(content)
+
+
+def damage_foreign_file(path: Path) -> None:
+    (path / "pytorch_model.bin").write_bytes(b"somebody else's")
+
+
+def damage_unsealed(path: Path) -> None:
+    (path / SEAL).unlink()
+
+
+def damage_edited_seal(path: Path) -> None:
+    (path / SEAL).write_text((path / SEAL).read_text().replace('"step": 20', '"step": 21'))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [damage_missing, damage_truncated, damage_flipped, damage_foreign_file, damage_unsealed, damage_edited_seal],
+)
+def test_whatever_is_damaged_the_newest_whole_checkpoint_is_used(tmp_path, damage):
+    older, newer = checkpoint(tmp_path, 9), checkpoint(tmp_path, 20)
+    assert newest_verified(tmp_path, 1) == newer, "20 is newer than 9 whatever their names sort to"
+    damage(newer)
+    with pytest.raises(CorruptArtifact, match="checkpoint-20"):
+        verify(newer, 1)
+    assert newest_verified(tmp_path, 1) == older
+    assert not newer.exists() and newest_verified(tmp_path, 1) == older
+
+
+def test_a_checkpoint_of_another_number_of_workers_is_not_used(tmp_path):
+    checkpoint(tmp_path, 3, workers=2)
+    assert newest_verified(tmp_path, 1) is None
+    assert newest_verified(tmp_path / "nothing", 1) is None

@@ -1,0 +1,151 @@
+"""Deployed runs on a real `agentflow up`: server, process worker, Ray. Failed and killed ones are repaired by
+`prefect flow-run retry`, which asks exactly what is missing. Counts are the services' own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from deployed import Up, wait_for
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from up_fixtures import SOME_FAIL, asked, parameters
+
+from agentflow.services.server import LocalService
+from flows.registering import BATCH_LIMIT, DEPLOYMENTS, register
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+SCHEDULED = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2026-01-30T23:30:00Z"}}
+# Already the 31st in Berlin, where the schedule is.
+READ_AND_STORED_S = 0.5
+# An answer that has left the service still has to be read and stored before it is safe.
+
+
+def retry(machine: Up, run_id: str) -> None:
+    done = machine.prefect("flow-run", "retry", run_id)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_retried_night_asks_exactly_the_failed_searches_and_keeps_its_edition(
+    machine: Up, stand_ins: tuple[LocalService, LocalService]
+) -> None:
+    teacher, search = stand_ins
+    search.set_faults([SOME_FAIL])
+    run_id = machine.start_run("nightly-data", parameters(regenerate="search"), state=SCHEDULED)
+    run = machine.wait_for_end(run_id)
+    assert run["state_type"] == "FAILED", run["state"]
+    assert "tool_insertion:" in run["state"]["message"] and "only the missing calls" in run["state"]["message"]
+    failing = asked(search, failed=True)
+    assert failing and search.stats()["paid"] > 0
+
+    tables = {name: machine.table(run_id, f"tool-insertion-failed-{name}") for name in ("batches", "calls")}
+    red = {one["name"] for one in machine.task_runs(run_id) if one["state_type"] == "FAILED"}
+    assert red == {row["batch"] for row in tables["batches"]} and all(
+        name.startswith("tool_insertion ") for name in red
+    )
+    assert len(tables["calls"]) == len(failing) and {row["reason"] for row in tables["calls"]} == {"server_error"}
+
+    for service in stand_ins:
+        service.reset()
+    retry(machine, run_id)
+    run = machine.wait_for_end(run_id, attempt=2)
+    assert run["state_type"] == "COMPLETED", run["state"]
+    assert asked(search) == failing
+    assert teacher.stats()["requests"] == 0
+    assert run["labels"]["agentflow.night"] == "2026-01-31"
+
+
+def test_a_killed_flow_is_shown_as_crashed_and_its_retry_pays_again_only_what_was_in_flight(
+    machine: Up, stand_ins: tuple[LocalService, LocalService]
+) -> None:
+    _, search = stand_ins
+    search.reset()
+    search.set_faults([{"kind": "delay", "delay_s": 2.0, "after": 3}])  # long enough to be hit in the middle
+    run_id = machine.start_run("nightly-data", parameters(search_edition="killed"))
+    wait_for(lambda: search.stats()["requests"] >= 4)
+    process = machine.process_of(run_id)
+    assert process is not None
+    instant = time.time()
+    process.kill()
+    run = machine.wait_for_end(run_id)
+    assert run["state_type"] == "CRASHED", run["state"]
+    before = len(search.history())
+    search.clear_faults()
+    retry(machine, run_id)
+    run = machine.wait_for_end(run_id, attempt=2)
+    assert run["state_type"] == "COMPLETED", run["state"]
+    history = search.history()
+    answered = [entry for entry in history if entry["paid"]]
+    in_flight = {
+        entry["sha256"]
+        for entry in history[:before]
+        if entry["time"] <= instant <= entry["time"] + entry["seconds"] + READ_AND_STORED_S
+    }
+    again = {body for body, count in Counter(entry["sha256"] for entry in answered).items() if count > 1}
+    print(f"{len(again)} of {len(in_flight)} searches in flight were paid again, of {len(answered)} answered")
+    assert again <= in_flight and len(history) > before
+    states = Counter(task["state_type"] for task in machine.task_runs(run_id))
+    assert not states.keys() & {"RUNNING", "PENDING", "SCHEDULED"}, "nothing is left behind as Running"
+
+
+def test_a_missing_secret_block_fails_the_run_with_its_name(machine: Up) -> None:
+    run_id = machine.start_run("nightly-data", parameters(secrets={"TAVILY_API_KEY": "not-there"}))
+    run = machine.wait_for_end(run_id)
+    assert run["state_type"] == "FAILED"
+    assert "Secret block 'not-there'" in run["state"]["message"] and "TAVILY_API_KEY" in run["state"]["message"]
+
+
+def test_training_refuses_to_make_the_data_it_needs(machine: Up) -> None:
+    run_id = machine.start_run("train", parameters(edition="never-made"))
+    run = machine.wait_for_end(run_id)
+    assert run["state_type"] == "FAILED" and "run nightly-data or full first" in run["state"]["message"]
+
+
+def test_an_unreachable_ray_fails_the_run_with_its_address(machine: Up, tmp_path: Path) -> None:
+    here = {"PREFECT_API_URL": machine.api, "RAY_ADDRESS": "127.0.0.1:9", "AGENTFLOW_ROOT": str(tmp_path)}
+    code = "from flows.deployed import *; nightly_data(NightlyParameters(recipe='smoke', night='2026-01-31'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **here}, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode != 0 and "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:9" in done.stderr
+    (run,) = machine.ask("flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    assert run["state_type"] == "FAILED" and "RAY_ADDRESS=127.0.0.1:9" in run["state"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [("recipe", "unknown", "unknown"), ("regenerate", "some", "some"), ("budget", "1", "budget")],
+)
+def test_the_form_refuses_what_is_not_allowed(machine: Up, field: str, value: str, named: str) -> None:
+    with pytest.raises(AssertionError, match=named):
+        machine.start_run("nightly-data", {**parameters(), field: value})
+
+
+def test_registering_again_leaves_a_schedule_on_that_somebody_switched_on(
+    machine: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", machine.api)
+    with temporary_settings({PREFECT_API_URL: machine.api}), get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("nightly-data/nightly-data")
+        assert [schedule.active for schedule in deployment.schedules] == [False], "it ships paused"
+        client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=True)
+        register(DEPLOYMENTS, 3, tmp_path)
+        again = client.read_deployment_by_name("nightly-data/nightly-data")
+        assert again.id == deployment.id and [schedule.active for schedule in again.schedules] == [True]
+        client.update_deployment_schedule(again.id, again.schedules[0].id, active=False)
+        assert client.read_global_concurrency_limit_by_name(BATCH_LIMIT).limit == 3
+        assert len(client.read_automations_by_name("agentflow: zombie runs")) == 1
+
+
+def test_a_second_up_says_where_the_first_one_is_and_sigterm_leaves_nothing_behind(machine: Up) -> None:
+    second = subprocess.run(machine.command, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 0 and f"already up: Prefect UI: {machine.url}" in second.stdout
+    code, alive = machine.stop()
+    assert code == 0, machine.said()
+    assert alive == [], [" ".join(process.cmdline()) for process in alive]

@@ -1,0 +1,229 @@
+"""Deployments before anything runs: the file, the forms, which night it is, and what is wrong said where people act."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prefect import flow
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.states import Scheduled
+from pydantic import ValidationError
+
+from agentflow.errors import ConfigError, InputError, MissingKeyError, UserError
+from flows.deployed import evaluate, full, nightly_data, options_here, train
+from flows.local import check_prefect, check_ray
+from flows.nights import NIGHT_LABEL, night_of
+from flows.parameters import NightlyParameters, RunParameters
+from flows.plan import plan
+from flows.registering import DEPLOYMENTS, automations, check_deployments
+from flows.up import Worker, check_database
+from tasks.context import RunContext
+from tasks.paid import load_secrets, paid_work
+
+UTC_EVENING = datetime(2026, 1, 30, 23, 30, tzinfo=UTC)
+
+
+# ---------------------------------------------------------------- the file
+def test_the_file_ships_four_deployments_and_the_schedule_is_paused() -> None:
+    entries = {entry["name"]: entry for entry in check_deployments(DEPLOYMENTS)}
+    assert set(entries) == {"nightly-data", "train", "evaluate", "full"}
+    nightly = entries["nightly-data"]
+    assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+    (schedule,) = nightly["schedules"]
+    assert schedule["active"] is False and schedule["timezone"] and schedule["cron"]
+    flows = {"nightly-data": nightly_data, "train": train, "evaluate": evaluate, "full": full}
+    for name, entry in entries.items():
+        assert entry["description"] and entry["tags"], name
+        assert entry["entrypoint"] == f"flows.deployed.{flows[name].fn.__name__}"
+        flows[name].validate_parameters(entry["parameters"])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ({"cron": "99 2 * * *", "timezone": "UTC"}, "cron '99 2 \\* \\* \\*' is no schedule"),
+        ({"cron": "every night", "timezone": "UTC"}, 'as in "0 2'),
+        ({"cron": "0 2 * * *", "timezone": "Europe/Atlantis"}, "timezone 'Europe/Atlantis' is unknown"),
+        ({"cron": "0 2 * * *"}, "has no timezone"),
+    ],
+)
+def test_a_wrong_schedule_is_refused_with_its_value(tmp_path: Path, schedule: dict[str, Any], said: str) -> None:
+    file = tmp_path / "prefect.yaml"
+    file.write_text(yaml.safe_dump({"deployments": [{"name": "mine", "schedules": [schedule]}]}))
+    with pytest.raises(ConfigError, match=f"deployment 'mine'.*{said}"):
+        check_deployments(file)
+
+
+def test_a_file_that_is_missing_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        check_deployments(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match="must hold a list `deployments`"):
+        check_deployments(tmp_path / "list.yaml")
+
+
+# ---------------------------------------------------------------- the forms
+def test_every_field_of_the_form_is_described() -> None:
+    properties = NightlyParameters.model_json_schema()["properties"]
+    assert all(field.get("title") and field.get("description") for field in properties.values())
+    assert properties["recipe"]["enum"] and properties["regenerate"]["enum"] == ["none", "search", "teacher", "all"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"recipe": "unknown"},
+        {"settings": ["no equals"]},
+        {"budget_usd": -1},
+        {"budget": 1},
+        {"secrets": {"a key": "b"}},
+    ],
+)
+def test_invalid_parameters_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        RunParameters.model_validate(wrong)
+
+
+def test_a_setting_that_does_not_fit_says_what_is_allowed() -> None:
+    with pytest.raises(ConfigError, match="max_stepz.*max_steps"):
+        RunParameters(recipe="smoke", settings=("sft.settings.max_stepz=1",)).chosen()
+
+
+def test_regenerate_changes_the_edition_of_what_it_names_and_of_nothing_else() -> None:
+    def editions(regenerate: Any) -> dict[str, Any]:
+        recipe = NightlyParameters(recipe="smoke", regenerate=regenerate, edition="base").for_night("2026-01-31")
+        nodes = plan(recipe)
+        insertion = recipe.stage("tool_insertion")
+        return {
+            "traces": nodes["traces"].config.edition,
+            "lookups": insertion.edition,
+            "searches": insertion.search_edition or insertion.edition,
+            "grpo": nodes["grpo"].config.edition,
+            "evaluate": nodes["evaluate-sft"].config.edition,
+        }
+
+    night = "2026-01-31"
+    searches = ("searches", "grpo", "evaluate")
+    base = dict.fromkeys(("traces", "lookups", *searches), "base")
+    assert editions("none") == base
+    assert editions("search") == {**base, **dict.fromkeys(searches, night)}
+    assert editions("teacher") == {**base, "traces": night, "lookups": night}
+    assert editions("all") == dict.fromkeys(base, night)
+
+
+# ---------------------------------------------------------------- which night
+@flow(name="a-night")
+def a_night() -> None:
+    """Only its runs are looked at."""
+
+
+def scheduled_run(*zones: str) -> Any:
+    """A run of a new deployment with schedules in `zones`, scheduled for the evening of 30 January, UTC."""
+    schedules = [
+        DeploymentScheduleCreate(schedule=CronSchedule(cron="0 2 * * *", timezone=zone), active=False) for zone in zones
+    ]
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow(a_night)
+        deployment = client.create_deployment(flow_id=flow_id, name=f"in-{len(zones)}-zones", schedules=schedules)
+        return client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=UTC_EVENING))
+
+
+def test_the_night_is_the_scheduled_date_in_the_schedules_time_zone_and_a_retry_keeps_it(prefect_api: str) -> None:
+    run = scheduled_run("Europe/Berlin")
+    assert night_of(run.id) == "2026-01-31"
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(run.id).labels[NIGHT_LABEL] == "2026-01-31"
+        (schedule,) = client.read_deployment(run.deployment_id).schedules
+        moved = CronSchedule(cron="0 2 * * *", timezone="America/New_York")
+        client.update_deployment_schedule(run.deployment_id, schedule.id, schedule=moved)
+        client.set_flow_run_state(run.id, Scheduled(message="retried on another day"), force=True)
+    assert night_of(run.id) == "2026-01-31"
+
+
+def test_a_night_nobody_can_know_has_to_be_given(prefect_api: str) -> None:
+    for zones in ((), ("Europe/Berlin", "Asia/Tokyo")):
+        run = scheduled_run(*zones)
+        with pytest.raises(ConfigError, match="give `night`"):
+            night_of(run.id)
+        assert night_of(run.id, date(2026, 2, 1)) == "2026-02-01"
+
+
+# ---------------------------------------------------------------- surroundings
+def test_a_missing_secret_block_is_named_and_an_existing_one_is_loaded(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "old")
+    with pytest.raises(MissingKeyError, match="Secret block 'not-there' \\(for SOME_KEY\\).*create it"):
+        load_secrets({"SOME_KEY": "not-there"})
+    Secret(value="canary-7d1f").save("some-key", overwrite=True)
+    load_secrets({"SOME_KEY": "some-key"})
+    assert os.environ["SOME_KEY"] == "canary-7d1f"
+
+
+def test_a_batch_limit_that_is_not_there_is_an_error_and_one_that_is_there_is_held(
+    prefect_api: str, tmp_path: Path
+) -> None:
+    where = RunContext.model_validate(
+        {
+            "root": tmp_path,
+            "recipe": "r",
+            "access": {"ledger_url": "sqlite://", "run_id": "1"},
+            "batch_limit": "none",
+        }
+    )
+    with pytest.raises(ConfigError, match="limit 'none'"), paid_work(where):
+        raise AssertionError("work without a limit")
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name("there", 1)
+        with paid_work(where.model_copy(update={"batch_limit": "there"})):
+            assert client.read_global_concurrency_limit_by_name("there").active_slots == 1
+        assert client.read_global_concurrency_limit_by_name("there").active_slots == 0
+
+
+def test_an_unreachable_prefect_or_ray_is_said_with_its_address() -> None:
+    with pytest.raises(UserError, match="PREFECT_API_URL=http://127.0.0.1:9/api"):
+        check_prefect("http://127.0.0.1:9/api")
+    with pytest.raises(UserError, match="RAY_ADDRESS=127.0.0.1:9 .*start it"):
+        check_ray("127.0.0.1:9")
+
+
+def test_a_database_no_server_can_use_is_refused_without_its_password() -> None:
+    with pytest.raises(ConfigError, match="postgresql\\+asyncpg://") as caught:
+        check_database("postgresql://user:canary-7d1f@host/prefect")
+    assert "canary" not in str(caught.value)
+    check_database(None)
+    check_database("postgresql+asyncpg://user:secret@host/prefect")
+
+
+def test_a_second_worker_of_one_name_is_refused(prefect_api: str, tmp_path: Path) -> None:
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="taken", type="process"), overwrite=True)
+    Worker("taken", 1, tmp_path / "log")
+    beat = {"name": f"agentflow-{socket.gethostname()}"}
+    httpx.post(f"{prefect_api}/work_pools/taken/workers/heartbeat", json=beat, timeout=30).raise_for_status()
+    with pytest.raises(UserError, match="is online in work pool 'taken' already"):
+        Worker("taken", 1, tmp_path / "log")
+
+
+def test_a_worker_with_a_wrong_core_count_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTFLOW_CPUS", "many")
+    with pytest.raises(ConfigError, match="AGENTFLOW_CPUS='many'"):
+        options_here(RunParameters())
+
+
+def test_the_automations_are_what_the_server_accepts(prefect_api: str) -> None:
+    with get_client(sync_client=True) as client:
+        for automation in automations(None):
+            client.create_automation(automation)
+            (made,) = client.read_automations_by_name(automation.name)
+            assert made.enabled and made.trigger == automation.trigger
