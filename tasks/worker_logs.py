@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections import OrderedDict, deque
 from typing import Any
 
 LINES = 8
 WORKERS = 256
 # How many workers are remembered; the one that was silent longest goes first.
+PATIENCE_S = 5.0
+# A worker's death is known before its last lines are: Ray reads its log files in turns.
 
 
 class WorkerLines:
     """Ring of lines by worker (node address and process id)."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._by_worker: OrderedDict[tuple[str, int], tuple[str, deque[str]]] = OrderedDict()
 
     def take(self, data: dict[str, Any]) -> None:
@@ -31,22 +34,29 @@ class WorkerLines:
         except (KeyError, TypeError, ValueError):
             return  # lines of a raylet or the autoscaler
         name = str(data.get("actor_name") or data.get("task_name") or "")
-        with self._lock:
+        with self._changed:
             known, lines = self._by_worker.pop(worker, ("", deque(maxlen=LINES)))
             lines.extend(str(line) for line in data.get("lines", ()))
             self._by_worker[worker] = (name or known, lines)
             if len(self._by_worker) > WORKERS:
                 self._by_worker.popitem(last=False)
+            self._changed.notify_all()
 
-    def of(self, text: str) -> str:
-        """What the worker named in `text` printed last (` | ` between lines), "" if there is nothing.
+    def of(self, text: str, wait_s: float = 0.0) -> str:
+        """What the worker named in `text` printed last (` | ` between lines), "" if nothing came within `wait_s`.
 
         `text` is Ray's account of a death, which names the process (`pid: 4711`, `PID=4711`), or a task's name.
         """
-        with self._lock:
-            for (_, pid), (name, lines) in reversed(self._by_worker.items()):
-                if lines and (_names(text, pid) or (name and name == text)):
-                    return " | ".join(line.strip() for line in lines if line.strip())
+        deadline = time.monotonic() + wait_s
+        with self._changed:
+            while not (found := self._find(text)) and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(left)
+        return found
+
+    def _find(self, text: str) -> str:
+        for (_, pid), (name, lines) in reversed(self._by_worker.items()):
+            if lines and (_names(text, pid) or (name and name == text)):
+                return " | ".join(line.strip() for line in lines if line.strip())
         return ""
 
 
@@ -69,5 +79,5 @@ def capture() -> None:
 
 def with_last_lines(message: str, account: str | None = None) -> str:
     """`message` with the last lines of the worker that it (or Ray's whole `account` of the death) names, if any."""
-    lines = kept.of(account or message)
+    lines = kept.of(account or message, PATIENCE_S)
     return f"{message}; its last lines: {lines[-1500:]}" if lines else message

@@ -308,7 +308,7 @@ def test_prefect_has_a_markdown_artifact_per_stage_with_counts_and_rejects(
 ) -> None:
     found = _filter(prefect_api, "artifacts", {"artifacts": {"flow_run_id": {"any_": [flow_run["id"]]}}})
     pages = {artifact["key"]: artifact["data"] for artifact in found if artifact["type"] == "markdown"}
-    assert set(pages) == {re.sub("_", "-", name) for name in NODES}
+    assert set(pages) == {re.sub("_", "-", name) for name in NODES} | {"report"}
     page = html.unescape(pages["traces"])  # every sign of Markdown is escaped in it
     assert "wrong_answer" in page and "24" in page
 
