@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -98,9 +99,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def logs(api: str, text: str) -> list[str]:
     """Lines in Prefect that hold `text`."""
-    answer = httpx.post(f"{api}/logs/filter", json={"limit": 200, "sort": "TIMESTAMP_DESC"}, timeout=30)
-    answer.raise_for_status()
-    return [entry["message"] for entry in answer.json() if text in entry["message"]]
+    found: list[str] = []
+    for offset in itertools.count(0, 200):  # the most one answer holds
+        body = {"limit": 200, "offset": offset, "sort": "TIMESTAMP_DESC"}
+        answer = httpx.post(f"{api}/logs/filter", json=body, timeout=30)
+        answer.raise_for_status()
+        found += [entry["message"] for entry in answer.json() if text in entry["message"]]
+        if len(answer.json()) < 200:
+            return found
+    raise AssertionError("unreachable")
 
 
 @pytest.mark.timeout(1800)

@@ -52,6 +52,6 @@ def test_the_kept_set_is_the_same_for_any_order_batch_size_and_number_of_workers
     two = filtered(tmp_path / "two", rows[::-1], ["loss_filter.token_budget=128"], 2).artifact
     assert one.manifest.digest == two.manifest.digest
     assert one.ref == two.ref, "how fast it goes is no part of what it is"
-    assert {row["decision"] for row in one.rows()} > {"calls_removed"}
+    assert len({row["decision"] for row in one.rows()}) > 1, "rows that all end alike show nothing"
     (reject,) = one.rejects()
     assert (reject["key"], reject["status"], reject["reason"]) == ("long#0", "quarantined", "longer_than_context")
