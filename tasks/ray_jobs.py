@@ -115,8 +115,8 @@ def _submit(client: Any, job: Job, attempt: int) -> str:
     except RuntimeError as error:
         if "already exists" not in str(error):
             raise JobFailed(
-                f"Ray's job server did not take {submission_id}: {str(error).strip()}; see that the head node runs with "
-                "its dashboard and agent (ray start --head --include-dashboard=true), then press Retry or run again"
+                f"Ray's job server did not take {submission_id}: {str(error).strip()}; see that the head node runs "
+                "with its dashboard and agent (ray start --head --include-dashboard=true), then press Retry"
             ) from error
         # Somebody else wants the same at the same moment: theirs is ours.
     return submission_id
