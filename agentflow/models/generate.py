@@ -24,6 +24,7 @@ import torch
 
 from agentflow import clock
 from agentflow.errors import ToolFailure
+from agentflow.models.growing_cache import growing
 from agentflow.models.heads import SharedHead
 from agentflow.models.settings import GenerationConfig
 from agentflow.records import Rollout, ToolCall, ToolResult
@@ -153,7 +154,7 @@ class RolloutEngine:
             mask[r, longest - len(row.prompt_ids) :] = 1
         mask = torch.cat([torch.ones((len(rows), len(head.ids)), dtype=torch.long, device=device), mask], dim=1)
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, len(head.ids) :]
-        cache = head.cache(len(rows))
+        cache = growing(head.cache(len(rows)))
         active = rows
         while True:
             with clock.here().during("generate"):
