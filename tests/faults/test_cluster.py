@@ -26,6 +26,8 @@ training: {workers: 2, num_cpus: 1, wait_s: %d}
 evaluate: {num_cpus: 1}
 """
 SETTINGS = (
+    "base_model.source.layers=8",  # with this size scoring takes far longer than a scorer's start, on any machine
+    "base_model.source.hidden=384",
     "questions.source.arithmetic_train=240",
     "traces.batch_size=124",  # two batches: one for each node
     "tool_insertion.batch_size=124",
@@ -118,9 +120,7 @@ def test_the_run_goes_on_when_a_node_dies_in_the_filter_and_in_training(
     run = ClusterRun(nodes, root, 600, SETTINGS)
     run.until(lambda: run.works("second", "traces-batch"), "batch on the second node")
     run.until(lambda: run.works("head", "traces-batch"), "batch on the head")
-    # Whether the scorer is starting (then Ray itself starts it elsewhere) or at work (then its rows are given anew,
-    # which tests/wrappers/test_pool.py shows) is left to chance: scoring these rows takes less time than starting.
-    run.until(lambda: run.works("second", "ScoringActor"), "scorer on the second node")
+    run.until(lambda: run.works("second", "ScoringActor.score"), "scoring on the second node")
     nodes.kill("second")
     # The filter ends on the one node that is left; training asks for two workers and waits for the next node.
     run.until(lambda: any((root / "artifacts").glob("loss_filter/[!.]*")), "filtered rows")
@@ -132,6 +132,8 @@ def test_the_run_goes_on_when_a_node_dies_in_the_filter_and_in_training(
     assert run.process.wait(900) == 0, run.said()
     report = run.report()
     assert report["status"] == "completed" and {stage["status"] for stage in report["stages"]} == {"ran"}
+    (handed_out,) = logs(prefect_api, "loss_filter: a worker died")
+    assert "Its work is handed out again" in handed_out
     (lost,) = logs(prefect_api, "sft: a training worker died")
     assert "goes on from its last checkpoint" in lost
     print({name: sorted(work) for name, work in run.seen.items()})
