@@ -2,8 +2,8 @@
 
 In: a quiet machine. The model is the demo's SmolLM2-135M where its package is installed, else a small random Llama (the
 row's reason says which). Both sides get the same model, the same encoded rows in the same order and the same settings;
-they alternate, and what is compared is the median of the pairs. Speeds count what the trainer's own clock counts
-(`train_runtime`): loading is left out, our callbacks and checkpoints are not.
+they alternate, and what is compared is the median of the pairs. Both checkpoint at the same steps. Speeds count what the
+trainer's own clock counts (`train_runtime`): loading is left out, our callbacks and the sealing of checkpoints are not.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def bare_sft(job: SupervisedJob, folder: Path) -> float:
             output_dir=str(folder / "bare"), max_steps=job.settings.max_steps or -1, bf16=False, use_cpu=True,
             max_length=None, per_device_train_batch_size=optimiser.batch_size,
             learning_rate=optimiser.learning_rate,
-            train_sampling_strategy="sequential", gradient_checkpointing=False, save_strategy="no", report_to="none",
-            logging_steps=1, disable_tqdm=True,
+            train_sampling_strategy="sequential", gradient_checkpointing=False, report_to="none",
+            save_strategy="steps", save_steps=job.settings.checkpoint_steps, logging_steps=1, disable_tqdm=True,
         ),
         train_dataset=prepare(encoded, job.settings, 1).train,
         processing_class=tokenizer,
@@ -233,7 +233,8 @@ def bare_grpo(job: PolicyJob, folder: Path) -> float:
     trainer = GRPOTrainer(
         model=load_model(job.base, adapter=job.adapter, trainable=True),
         args=GRPOConfig(
-            output_dir=str(folder / "bare"), max_steps=config.steps, bf16=False, use_cpu=True, save_strategy="no",
+            output_dir=str(folder / "bare"), max_steps=config.steps, bf16=False, use_cpu=True,
+            save_strategy="steps", save_steps=config.checkpoint_steps,
             per_device_train_batch_size=optimiser.batch_size, gradient_accumulation_steps=optimiser.accumulation,
             num_generations=config.group_size, max_completion_length=config.generation.max_new_tokens, beta=0.0,
             learning_rate=optimiser.learning_rate, loss_type=config.loss_type, gradient_checkpointing=False,
