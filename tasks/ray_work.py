@@ -59,31 +59,18 @@ class AnsweringActor:
         progress: str,
     ) -> list[Any]:
         """Rollouts of `rows` in order (records.Rollout)."""
-        with recording(Path(progress)):
-            return self._answer(rows, config, base, adapter, access, batch_size, device, Path(progress))
-
-    def _answer(
-        self,
-        rows: list[dict[str, Any]],
-        config: EvaluateConfig,
-        base: str,
-        adapter: str | None,
-        access: Access,
-        batch_size: int,
-        device: Device,
-        progress: Path,
-    ) -> list[Any]:
         from agentflow.models.answering import answer_questions
 
-        live = Progress(progress, "questions")
-        live.update(0, len(rows))
-        return answer_questions(
-            rows,
-            config,
-            Path(base),
-            Path(adapter) if adapter else None,
-            access,
-            batch_size=batch_size,
-            device=device,
-            on_batch=lambda done: live.update(done, len(rows)),
-        )
+        with recording(Path(progress)):
+            live = Progress(Path(progress), "questions")
+            live.update(0, len(rows))
+            return answer_questions(
+                rows,
+                config,
+                Path(base),
+                Path(adapter) if adapter else None,
+                access,
+                batch_size=batch_size,
+                device=device,
+                on_batch=lambda done: live.update(done, len(rows)),
+            )
