@@ -7,6 +7,7 @@ rationale made of them (one sentence a line) and the lookups it needs. Sentences
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, TypedDict
 
 from agentflow.sources.fields import BadRow, Record
@@ -39,21 +40,30 @@ def supporting_facts(record: Record) -> tuple[list[Fact], int]:
     try:
         context = dict(_pairs(record.get("context"), "sentences", "content"))
         wanted = _pairs(record.get("supporting_facts"), "sent_id")
-        facts: list[Fact] = []
-        missing = 0
-        for title, number in wanted if context else ():
-            sentences = list(context.get(title, ()))
-            sentence = one_line(sentences[number]) if 0 <= number < len(sentences) else ""
-            fact = Fact(title=one_line(title), sentence=sentence)
-            if not sentence:
-                missing += 1
-            elif fact not in facts:
-                facts.append(fact)
+        return collected(_pointed_at(context.get(title, ()), title, number) for title, number in wanted if context)
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise BadRow(
             "bad_context",
             f"{error}; context is [[title, [sentence, ...]], ...], supporting_facts [[title, number], ...]",
         ) from error
+
+
+def _pointed_at(paragraph: Any, title: str, number: int) -> Fact | None:
+    """Sentence `number` of `paragraph` [sentences]; None for one that is not there or has no text."""
+    sentences = list(paragraph)
+    sentence = one_line(sentences[number]) if 0 <= number < len(sentences) else ""
+    return Fact(title=one_line(title), sentence=sentence) if sentence else None
+
+
+def collected(found: Iterable[Fact | None]) -> tuple[list[Fact], int]:
+    """The facts in their order without repetitions, and how many were not found (None)."""
+    facts: list[Fact] = []
+    missing = 0
+    for fact in found:
+        if fact is None:
+            missing += 1
+        elif fact not in facts:
+            facts.append(fact)
     return facts, missing
 
 

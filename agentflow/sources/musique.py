@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentflow.hygiene.text import words
-from agentflow.sources.facts import Fact, chain, one_line
+from agentflow.sources.facts import Fact, chain, collected, one_line
 from agentflow.sources.fields import BadRow, Record, first_named, gold_answers, text_field, text_row
 from agentflow.sources.sentences import sentences
 
@@ -40,15 +40,7 @@ def _facts(record: Record) -> tuple[list[Fact], list[dict[str, str]], int]:
         paragraphs = {item["idx"]: item for item in record.get("paragraphs") or ()}
         steps = list(record.get("question_decomposition") or ())
         hops = [{"question": step["question"].strip(), "answer": step["answer"].strip()} for step in steps]
-        facts: list[Fact] = []
-        missing = 0
-        for step in steps if paragraphs else ():
-            paragraph = paragraphs.get(step.get("paragraph_support_idx"))
-            fact = paragraph and _fact(paragraph, step["question"], step["answer"].strip())
-            if not fact:
-                missing += 1
-            elif fact not in facts:
-                facts.append(fact)
+        facts, missing = collected(_fact(paragraphs, step) for step in steps if paragraphs)
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise BadRow(
             "bad_context",
@@ -58,12 +50,13 @@ def _facts(record: Record) -> tuple[list[Fact], list[dict[str, str]], int]:
     return facts, hops, missing
 
 
-def _fact(paragraph: dict[str, Any], question: str, answer: str) -> Fact | None:
-    """The sentence of `paragraph` that gives `answer`; None for a paragraph without text."""
-    found = [one_line(sentence) for sentence in sentences(paragraph["paragraph_text"])]
-    if not found:
+def _fact(paragraphs: dict[Any, dict[str, Any]], step: dict[str, Any]) -> Fact | None:
+    """The sentence that gives the answer of a hop; None for a hop whose paragraph is not there or has no text."""
+    paragraph = paragraphs.get(step.get("paragraph_support_idx"))
+    found = [one_line(sentence) for sentence in sentences(paragraph["paragraph_text"])] if paragraph else []
+    if not paragraph or not found:
         return None
-    naming = [sentence for sentence in found if answer.casefold() in sentence.casefold()]
-    asked = set(words(question))
+    answer, asked = step["answer"].strip().casefold(), set(words(step["question"]))
+    naming = [sentence for sentence in found if answer in sentence.casefold()]
     best = max(naming, key=lambda sentence: len(asked & set(words(sentence)))) if naming else found[0]
     return Fact(title=one_line(paragraph["title"]), sentence=best)
