@@ -6,6 +6,7 @@ question rows are about half a GB this way and three times that as dictionaries.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -90,7 +91,23 @@ class ArrowRows(Sequence[Row]):
         return Selection(self, places)
 
 
-class Column(Sequence[Any]):
+class Uncopied(Sequence[Item]):
+    """A view of other sequences, of which a slice is a list. A view says its length and the item at a place."""
+
+    @abstractmethod
+    def _at(self, place: int) -> Item:
+        """The item at `place`, which is from 0 to below the length."""
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        places = range(len(self))[index]
+        return self._at(places) if isinstance(places, int) else [self._at(place) for place in places]
+
+
+class Column(Uncopied[Any]):
     """One column of `ArrowRows`."""
 
     def __init__(self, rows: ArrowRows, name: str) -> None:
@@ -100,13 +117,11 @@ class Column(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        return self._rows.value(self._name, index)
+    def _at(self, place: int) -> Any:
+        return self._rows.value(self._name, place)
 
 
-class Picked(Sequence[Item]):
+class Picked(Uncopied[Item]):
     """Some items of a sequence in an order of their own, not copied."""
 
     def __init__(self, items: Sequence[Item], places: npt.NDArray[np.int64]) -> None:
@@ -117,14 +132,8 @@ class Picked(Sequence[Item]):
     def __len__(self) -> int:
         return len(self.places)
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        if isinstance(index, slice):
-            return [self._items[place] for place in self.places[index].tolist()]
-        return self._items[int(self.places[index])]
+    def _at(self, place: int) -> Item:
+        return self._items[int(self.places[place])]
 
 
 class Selection(Picked[Row]):
@@ -139,7 +148,7 @@ class Selection(Picked[Row]):
             yield from self._rows.at(self.places[start : start + CHUNK_ROWS])
 
 
-class Joined(Sequence[Item]):
+class Joined(Uncopied[Item]):
     """Sequences one after another, not copied."""
 
     def __init__(self, parts: Sequence[Sequence[Item]]) -> None:
@@ -149,13 +158,6 @@ class Joined(Sequence[Item]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
+    def _at(self, place: int) -> Item:
         number = bisect_right(self._ends, place)
         return self._parts[number][place - (self._ends[number - 1] if number else 0)]
