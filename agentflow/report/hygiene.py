@@ -5,7 +5,6 @@ The counts are those of the artifact's manifest, the examples its rejected rows;
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from agentflow.report.model import RunRecord
@@ -37,15 +36,8 @@ def hygiene_samples(run: RunRecord) -> list[dict[str, Any]]:
     for reason, meaning in MEANINGS.items():
         members = [row for row in rows if row["reason"] == reason]
         if members:
-            shown = [{**row, "question": _question(row)} for row in members[: run.limits.rejects_per_reason]]
+            shown = [
+                {**row, "question": row["row"].get("question", "")} for row in members[: run.limits.rejects_per_reason]
+            ]
             groups.append({"reason": reason, "meaning": meaning, "n": len(members), "rows": shown})
     return groups
-
-
-def _question(reject: dict[str, Any]) -> str:
-    """The question of a rejected row, which is kept as JSON."""
-    try:
-        row = json.loads(reject["row"])
-    except (ValueError, RecursionError):  # shown, not judged
-        return ""
-    return str(row.get("question", "")) if isinstance(row, dict) else ""

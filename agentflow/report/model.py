@@ -87,7 +87,7 @@ class RunRecord(Frozen):
     tables: dict[str, Rows] = {}
     # Rows by stage: tool_insertion (TOOL_TRACES), loss_filter (FILTERED), grpo (ROLLOUTS), evaluate (EVALUATIONS).
     rejects: dict[str, Rows] = {}
-    # Rejected rows by stage (REJECTS).
+    # Rejected rows by stage (REJECTS), `row` parsed from its JSON: as `Artifact.rejects` gives them.
     logs: dict[str, Rows] = {}
     # Training logs by stage (sft, cold_start, grpo): {"step", "loss", "rewards/<part>/mean", "kl", ...}.
     machine: dict[str, Any] = {}

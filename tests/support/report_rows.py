@@ -157,11 +157,11 @@ def make_record(out_dir):
         rejects={
             "traces": [
                 {"key": f"q{i}", "status": "dropped", "reason": "wrong_answer", "detail": "predicted 23, gold 24",
-                 "row": '{"id": "q", "predicted": "23"}'} for i in range(5)
+                 "row": {"id": "q", "predicted": "23"}} for i in range(5)
             ],
             "questions": [
                 {"key": "line 17", "status": "quarantined", "reason": "no_answer", "detail": "field 'answer' is empty",
-                 "row": '{"question": "How many?"}'}
+                 "row": {"question": "How many?"}}
             ],
         },
         logs={

@@ -77,7 +77,7 @@ def hostile_run(tmp_path, text):
         {**evaluation_row(1, model, text, True), **dict.fromkeys(("question", "completion", "predicted", "id"), text)}
         for model in ("base", text)
     ]
-    reject = {"key": text, "status": "dropped", "reason": text, "detail": text, "row": text}
+    reject = {"key": text, "status": "dropped", "reason": text, "detail": text, "row": {text: text}}
     told = {**manifest(text, 1, 0, {text: 1}, {text: 1}, {text: 1}), "config": {text: text}}
     stage = StageRun(name=text, status="ran", manifest=told)
     return RunRecord(

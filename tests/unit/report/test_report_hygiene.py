@@ -15,7 +15,7 @@ FACTS = {"checked": 400, "evaluation": 96, "against": {"<b>.jsonl": 32}, "droppe
 
 def rejected(key: str, reason: str, question: str) -> dict[str, Any]:
     row = {"id": key, "question": question}
-    return {"key": key, "status": "dropped", "reason": reason, "detail": "there: '<i>'", "row": json.dumps(row)}
+    return {"key": key, "status": "dropped", "reason": reason, "detail": "there: '<i>'", "row": row}
 
 
 def with_hygiene(record: RunRecord, extra: dict[str, Any]) -> RunRecord:

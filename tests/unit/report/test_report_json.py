@@ -2,15 +2,21 @@
 
 import json
 import os
+from html import unescape
 
 import pytest
+from pipeline_rows import filtered_rows
 from report_rows import checkpoint, manifest, rollout_row, trace_row
 
+from agentflow.artifacts.fingerprint import Identity
+from agentflow.artifacts.store import Store
 from agentflow.errors import StoreError
+from agentflow.records import Outcomes, Reject
 from agentflow.report.build import build_report
 from agentflow.report.model import RunRecord, StageRun
 from agentflow.report.samples import judged_calls
 from agentflow.report.summary import rollout_steps, summarise_filter, summarise_run, summarise_stage
+from agentflow.schemas import FILTERED, QUESTIONS
 
 
 def test_report_json_has_the_promised_keys(record):
@@ -81,7 +87,7 @@ def test_the_filter_counts_dropped_losers_in_its_yield(tmp_path):
 def test_dropped_losers_are_among_the_deltas_and_the_judged_calls(tmp_path):
     pairs = [trace_row(i, "kept" if i < 3 else "calls_removed", 0.1 * i if i < 3 else -0.4) for i in range(4)]
     tables = {"tool_insertion": [before for before, _ in pairs], "loss_filter": [after for _, after in pairs[:3]]}
-    reject = {"key": "x", "status": "dropped", "reason": "calls_do_not_help", "row": json.dumps(pairs[3][1])}
+    reject = {"key": "x", "status": "dropped", "reason": "calls_do_not_help", "row": pairs[3][1]}
     run = RunRecord(recipe="r", out_dir=tmp_path, tables=tables, rejects={"loss_filter": [reject]})
     deltas = {"n": 4, "min": -0.4, "p10": -0.4, "median": 0.1, "p90": 0.2, "max": 0.2}
     assert summarise_filter(run)["deltas"] == deltas
@@ -89,6 +95,34 @@ def test_dropped_losers_are_among_the_deltas_and_the_judged_calls(tmp_path):
     assert (judged["least"][0]["delta"], judged["least"][0]["kept"]) == (-0.4, False)
     assert judged["most"][0]["delta"] == pytest.approx(0.21) and judged["most"][0]["kept"]
     assert judged["most"][0]["inside"] and "=" in judged["most"][0]["before"]
+
+
+def test_rejects_are_reported_as_the_store_gives_them_back(tmp_path):
+    """Not as another test wrote them down: what the filter drops goes through a real artifact into both files."""
+    question = {"id": "q9", "question": "What is 2+2?", "split": "train"}
+    leak = Reject("train.jsonl:9", "dropped", "leak_ngram", "there", question)
+    stages = {"questions": StageRun(name="questions", status="ran", manifest=manifest("questions", 1, 0))}
+    stages["questions"].manifest["extra"]["hygiene"] = {"checked": 1, "evaluation": 1, "against": {}, "dropped": {}}
+    first, second = filtered_rows(2)
+    worse = {**second, "delta": -0.25}
+    loser = Reject(second["id"], "dropped", "calls_do_not_help", "loss 1 without and 2 with calls", worse)
+    store = Store.open(tmp_path / "artifacts")
+    kept = store.commit_table(
+        Identity("loss_filter", 1, {}, {}), Outcomes([first], [loser], 2, 1), FILTERED, recipe="r"
+    )
+    asked = store.commit_table(Identity("questions", 1, {}, {}), Outcomes([], [leak], 1, 0), QUESTIONS, recipe="r")
+    run = RunRecord(
+        recipe="r",
+        out_dir=tmp_path / "r",
+        stages=list(stages.values()),
+        tables={"loss_filter": kept.rows()},
+        rejects={"questions": asked.rejects(), "loss_filter": kept.rejects()},
+    )
+    build_report(run)
+    assert json.loads((run.out_dir / "report.json").read_text())["filter"]["deltas"]["min"] == -0.25
+    page = unescape((run.out_dir / "report.html").read_text())
+    assert "What is 2+2?" in page[page.index('<section id="hygiene">') :]
+    assert '"decision": "kept"' in page[page.index('<section id="rejects">') :]
 
 
 def test_losers_that_stay_lower_the_share_of_rows_with_calls(tmp_path):
