@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from agentflow.artifacts.artifact import Artifact
 from agentflow.clock import read_times
 from agentflow.errors import AgentflowError, StoreError
 from agentflow.ledger import Ledger
@@ -164,10 +167,19 @@ def _tables(made: dict[str, Made]) -> dict[str, list[dict[str, Any]]]:
         row for name, one in made.items() if name.startswith("evaluate") for row in one.artifact.rows()
     ]
     if "grpo" in made:
-        from datasets import load_from_disk
-
-        tables["grpo"] = load_from_disk(str(made["grpo"].artifact.path / ROLLOUTS)).to_list()
+        tables["grpo"] = _rollouts(made["grpo"].artifact, made["questions"].artifact)
     return tables
+
+
+def _rollouts(grpo: Artifact, questions: Artifact) -> list[dict[str, Any]]:
+    """Rows of ROLLOUTS with the `question` that each is about."""
+    from datasets import load_from_disk
+
+    rows = load_from_disk(str(grpo.path / ROLLOUTS)).to_list()
+    table = questions.table()
+    asked = table.filter(pc.is_in(table["id"], pa.array(sorted({row["question_id"] for row in rows}), pa.string())))
+    texts = dict(zip(asked["id"].to_pylist(), asked["question"].to_pylist(), strict=True))
+    return [{**row, "question": texts[row["question_id"]]} for row in rows]
 
 
 def ledger_use(where: RunContext) -> LedgerUse:

@@ -61,7 +61,8 @@ class Limits(Frozen):
     # Sample traces in all, spread over decisions and kinds.
     filter_examples: int = 5
     # Calls that helped most, and as many that helped least.
-    rollouts_per_step: int = 8
+    rollouts: int = 10_000_000
+    # Characters of HTML for all rollouts together; where they are more, whole steps are left out, evenly.
     rejects_per_reason: int = 3
     answers: int = 8
     # Questions whose answers by every model stand side by side.
@@ -85,7 +86,8 @@ class RunRecord(Frozen):
     # In the order of the DAG.
     ledger: LedgerUse = LedgerUse()
     tables: dict[str, Rows] = {}
-    # Rows by stage: tool_insertion (TOOL_TRACES), loss_filter (FILTERED), grpo (ROLLOUTS), evaluate (EVALUATIONS).
+    # Rows by stage: tool_insertion (TOOL_TRACES), loss_filter (FILTERED), grpo (ROLLOUTS, each with its `question`),
+    # evaluate (EVALUATIONS).
     rejects: dict[str, Rows] = {}
     # Rejected rows by stage (REJECTS), `row` parsed from its JSON: as `Artifact.rejects` gives them.
     logs: dict[str, Rows] = {}

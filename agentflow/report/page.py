@@ -39,6 +39,16 @@ def number(value: Any, digits: int = 0) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
+def signed(value: Any) -> str:
+    """0.5 -> "+0.50", -1.25 -> "−1.25"; None, NaN and infinity -> "–"."""
+    return number(value, 2) if value is None or not math.isfinite(value) else f"{value:+.2f}".replace("-", "−")
+
+
+def points(value: Any) -> str:
+    """0.675 -> "+67.5 points" with a no-break space."""
+    return f"{100 * value:+.1f}\u00a0points".replace("-", "−")
+
+
 def percent(value: Any) -> str:
     """0.8125 -> "81.2 %" with a no-break space; None -> "–"."""
     return "–" if value is None else f"{100 * value:.1f}\u00a0%"
@@ -72,22 +82,34 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (shown, plain, number, percent, interval, seconds, pretty_json)
+    filters = (shown, plain, number, signed, points, percent, interval, seconds, pretty_json)
     environment.filters.update({function.__name__: function for function in filters})
     return environment
 
 
 def _evaluation_table(summary: dict[str, Any]) -> dict[str, Any]:
-    """Rows = split and kind, columns = models; a cell is the model's better prompt style there."""
+    """Rows = split and kind, columns = models; a cell is the model's better prompt style there, with its `gain` over
+    the first model (a difference of accuracies; None where one of the two is missing).
+    """
     best = [cell for cell in summary["evaluation_by"] if cell["best"]]
     models = list(summary["evaluation"])
     places = list(dict.fromkeys((cell["split"], cell["kind"]) for cell in best))
     rows = []
     for split, kind in places:
         cells = {cell["model"]: cell for cell in best if (cell["split"], cell["kind"]) == (split, kind)}
-        rows.append({"split": split, "kind": kind, "cells": [cells.get(model) for model in models]})
-    rows.append({"split": "all", "kind": "", "cells": [summary["evaluation"][model] for model in models]})
+        rows.append({"split": split, "kind": kind, "cells": _with_gains([cells.get(model) for model in models])})
+    everything = _with_gains([summary["evaluation"][model] for model in models])
+    rows.append({"split": "all", "kind": "", "cells": everything})
     return {"models": models, "rows": rows if models else []}
+
+
+def _with_gains(cells: list[dict[str, Any] | None]) -> list[dict[str, Any] | None]:
+    first = cells[0]["accuracy"] if cells and cells[0] else None
+    gains = [
+        None if i == 0 or first is None or cell is None or cell["accuracy"] is None else cell["accuracy"] - first
+        for i, cell in enumerate(cells)
+    ]
+    return [cell and {**cell, "gain": gain} for cell, gain in zip(cells, gains, strict=True)]
 
 
 def render_page(run: RunRecord, summary: dict[str, Any]) -> str:

@@ -7,17 +7,20 @@ depends on their ids and decisions alone, so the same run shows the same samples
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import defaultdict
 from typing import Any, NamedTuple
 
 from agentflow.report.evaluation import breakdown, ordered_models
 from agentflow.report.model import Limits, Rows, RunRecord
-from agentflow.report.summary import reward_parts, scored_rows
+from agentflow.report.summary import group_of, reward_parts, rollout_means, scored_rows
 from agentflow.report.visible import cap
 
 _AROUND = 60
 # Characters of text shown on either side of a call.
+_MARKUP = 900
+# Characters that a rollout takes on the page beside its text.
 
 # Every repetition is bounded: the text may be anything a model wrote.
 _MARKS = re.compile(
@@ -123,20 +126,52 @@ def _inside(arguments: str | None) -> str:
     return arguments or ""
 
 
-def rollout_samples(run: RunRecord) -> list[dict[str, Any]]:
-    """Per GRPO step the first rollouts, group by group."""
-    steps: dict[int, Rows] = defaultdict(list)
+def rollout_samples(run: RunRecord) -> dict[str, Any]:
+    """All rollouts by GRPO step and group (one question), best first: {steps, total, left_out}.
+
+    Where their texts are too long for a page (`limits.rollouts`), whole steps are left out, evenly, and counted.
+    """
+    by_step: dict[int, Rows] = defaultdict(list)
     for row in run.tables.get("grpo", []):
-        steps[row["step"]].append(row)
-    result = []
-    for step, rows in sorted(steps.items()):
-        shown = sorted(rows, key=lambda row: _natural(row["id"]))[: run.limits.rollouts_per_step]
-        views = [
-            {"row": row, "parts": reward_parts(row), "text": mark_calls(row["completion"], run.limits.text)}
-            for row in shown
-        ]
-        result.append({"step": step, "total": len(rows), "rollouts": views})
-    return result
+        by_step[row["step"]].append(row)
+    sizes = {step: sum(_on_page(row, run.limits) for row in rows) for step, rows in by_step.items()}
+    shown = _evenly(sizes, run.limits.rollouts)
+    steps = [_rollout_step(step, by_step[step], run.limits) for step in shown]
+    return {"steps": steps, "total": sum(map(len, by_step.values())), "left_out": len(by_step) - len(shown)}
+
+
+def _on_page(row: dict[str, Any], limits: Limits) -> int:
+    """About how many characters of HTML a rollout takes."""
+    return min(len(row["completion"] or ""), limits.text) + _MARKUP
+
+
+def _evenly(sizes: dict[int, int], room: int) -> list[int]:
+    """All steps of `sizes` in order, or every n-th and the last, with the smallest n for which they fit into `room`."""
+    ordered = sorted(sizes)
+    for every in range(1, len(ordered) + 1):
+        chosen = sorted({*ordered[::every], *ordered[-1:]})
+        if sum(sizes[step] for step in chosen) <= room:
+            return chosen
+    return sorted({*ordered[:1], *ordered[-1:]})
+
+
+def _rollout_step(step: int, rows: Rows, limits: Limits) -> dict[str, Any]:
+    groups: dict[str, Rows] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: _natural(row["id"])):
+        groups[group_of(row)].append(row)
+    views = [
+        {
+            "question": members[0].get("question") or members[0]["prompt"],
+            "question_id": members[0]["question_id"],
+            "gold": members[0]["gold"],
+            "rollouts": [
+                {"row": row, "parts": reward_parts(row), "text": mark_calls(row["completion"], limits.text)}
+                for row in sorted(members, key=lambda row: -math.inf if row["reward"] is None else -row["reward"])
+            ],
+        }
+        for members in groups.values()
+    ]
+    return {**rollout_means(step, rows), "questions": views}
 
 
 def _natural(value: str) -> list[tuple[int, str]]:

@@ -168,15 +168,21 @@ def rollout_steps(rows: Rows) -> list[dict[str, Any]]:
     steps: dict[int, Rows] = defaultdict(list)
     for row in rows:
         steps[row["step"]].append(row)
-    return [_rollout_step(step, steps[step]) for step in sorted(steps)]
+    return [rollout_means(step, steps[step]) for step in sorted(steps)]
 
 
-def _rollout_step(step: int, rows: Rows) -> dict[str, Any]:
+def group_of(row: dict[str, Any]) -> str:
+    """The group of a rollout: the samples of one question in one step."""
+    return str(row["id"]).rsplit("-", 1)[0]
+
+
+def rollout_means(step: int, rows: Rows) -> dict[str, Any]:
+    """One entry of `rollout_steps`, from the rollouts of that step."""
     ok = [row for row in rows if row["status"] == "ok" and row["reward"] is not None]
     groups: dict[str, list[float]] = defaultdict(list)
     parts: dict[str, list[float]] = defaultdict(list)
     for row in ok:
-        groups[row["id"].rsplit("-", 1)[0]].append(row["reward"])
+        groups[group_of(row)].append(row["reward"])
         for part, value in reward_parts(row).items():
             parts[part].append(value)
     compared = [rewards for rewards in groups.values() if len(rewards) > 1]
@@ -194,6 +200,6 @@ def _rollout_step(step: int, rows: Rows) -> dict[str, Any]:
 
 
 def reward_parts(row: dict[str, Any]) -> dict[str, float]:
-    """The named parts of a rollout's reward; parts without a finite value are left out."""
-    parts = json.loads(row.get("rewards") or "{}")
+    """The named parts of a rollout's reward, none for a failed one; parts without a finite value are left out."""
+    parts = json.loads(row.get("rewards") or "null") or {}
     return {name: float(v) for name, v in parts.items() if isinstance(v, int | float) and math.isfinite(v)}

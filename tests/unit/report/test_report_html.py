@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import pytest
@@ -148,6 +149,14 @@ def test_every_part_of_a_full_run_is_on_the_page(full_page):
     assert f"sft/{manifest('sft', 340, 340)['fingerprint']}" in page
 
 
+def test_every_model_after_the_first_shows_its_points_over_it(tmp_path):
+    rows = [evaluation_row(i, "base", "plain", i == 1) for i in range(1, 5)]
+    rows += [evaluation_row(i, "sft", "trained", i < 4) for i in range(1, 5)]
+    page = render(RunRecord(recipe="r", out_dir=tmp_path, tables={"evaluate": rows}))
+    assert page.count("+50.0\u00a0points") == 2  # of the kind, and of all
+    assert page.count("points</small>") == 2 and page.count("prompt: plain") == 2 and "prompt: trained" not in page
+
+
 def test_ids_in_pictures_are_unique_and_refer_to_something(full_page):
     tags = Elements(full_page).tags
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
@@ -189,9 +198,40 @@ def test_calls_in_a_completion_are_marked_and_nothing_is_lost():
     ]
 
 
-def test_only_the_first_rollouts_of_a_step_are_shown(record):
-    page = render(record.model_copy(update={"limits": Limits(rollouts_per_step=2)}))
-    assert "Step 3 · 2 of 16 rollouts" in page
+def rollouts_section(run):
+    page = unescape(render(run))
+    return page[page.index('<section id="rollouts">') : page.index("</section>", page.index('<section id="rollouts">'))]
+
+
+def test_every_rollout_can_be_browsed_by_step_and_question_best_first(tmp_path):
+    rows = [
+        rollout_row(step, group, sample, 0.5 + 0.1 * sample)
+        | {"question": f"Question {group}?", "answer": f"a{sample}"}
+        for step in (1, 2)
+        for group in range(3)
+        for sample in range(12)
+    ]
+    section = rollouts_section(RunRecord(recipe="r", out_dir=tmp_path, tables={"grpo": rows}))
+    assert all(f"{row['id']}</code>" in section for row in rows)
+    assert section.count("Question 1?") == 2 and "left out" not in section
+    assert "Step 2 · 36 rollouts, 3 questions · mean reward <b>1.05</b>" in section
+    assert section.index("1-0-11</code>") < section.index("1-0-0</code>") < section.index("1-1-11</code>")
+
+
+def test_a_rollout_without_a_reward_stands_last_with_what_failed(tmp_path):
+    failed = rollout_row(1, 0, 0, 0.0, "failed") | {"rewards": "null", "failure": "timeout"}
+    section = rollouts_section(
+        RunRecord(recipe="r", out_dir=tmp_path, tables={"grpo": [failed, rollout_row(1, 0, 1, 1.0)]})
+    )
+    assert section.index("1-0-1</code>") < section.index("timeout") < section.index("1-0-0</code>")
+
+
+def test_of_more_rollouts_than_a_page_holds_whole_steps_are_left_out_evenly_and_said(tmp_path):
+    rows = [rollout_row(step, 0, sample, 1.0) for step in range(1, 10) for sample in range(2)]
+    run = RunRecord(recipe="r", out_dir=tmp_path, tables={"grpo": rows}, limits=Limits(rollouts=6_000))
+    section = rollouts_section(run)
+    assert re.findall(r"Step (\d+) · 2 rollouts", section) == ["1", "5", "9"]
+    assert "18 rollouts are too many for a page: 6 steps are left out" in section and "load_from_disk" in section
 
 
 def test_a_histogram_without_any_kept_row_is_drawn(tmp_path):
