@@ -1,5 +1,5 @@
-"""What several test folders share: one Prefect server and one Ray for the whole session, started by the first test that
-needs them.
+"""What several test folders share, made by the first test that needs it: one Prefect server and one Ray for the whole
+session, and the smallest real model.
 """
 
 from __future__ import annotations
@@ -35,3 +35,14 @@ def ray_up(prefect_api: str) -> Iterator[None]:
 def repository() -> Path:
     """The checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model artifact's folder: two layers, random weights, its own byte-level BPE tokenizer."""
+    from agentflow.models.loading import convert
+    from agentflow.models.sources import TinyModel
+
+    folder = tmp_path_factory.mktemp("tiny_base")
+    convert(TinyModel(), folder)
+    return folder

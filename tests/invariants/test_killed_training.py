@@ -7,31 +7,27 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from datasets import load_from_disk
-from pipeline_rows import filtered_rows, question_rows, save
-from stopping import StopAt
-from taught_model import teach
+from pipeline_rows import filtered_rows, save
+from stopping import StopAt, history
+from taught_model import PROMPT, policy_job, teach_questions
 
 from agentflow.access import Access
 from agentflow.ledger import Ledger
 from agentflow.models.settings import GenerationConfig
 from agentflow.records import Segment, ToolCall, ToolResult
-from agentflow.rendering import PromptConfig
-from agentflow.schemas import QUESTIONS
 from agentflow.services.server import LocalService
-from agentflow.stages.grpo import GrpoConfig, choose_prompts
+from agentflow.stages.grpo import GrpoConfig
 from agentflow.toolset import ToolsConfig
 from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
-from agentflow.training.jobs import PolicyJob, SupervisedJob, TrainingSummary
+from agentflow.training.jobs import PolicyJob, SupervisedJob
 from agentflow.training.policy import train_policy
 from agentflow.training.supervised import train_supervised
 
 pytestmark = pytest.mark.faults
 HERE = Path(__file__).parent
-PROMPT = PromptConfig(system="T")
 SEARCHING = [
     Segment("call", call=ToolCall("Search", {"query": "1+1"}), result=ToolResult("2")),
     Segment("text", text=" 2."),
@@ -51,14 +47,6 @@ def train_and_kill(job: SupervisedJob | PolicyJob, step: int) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
 
 
-def history(summary: TrainingSummary, *names: str) -> list[Any]:
-    return [pytest.approx([entry[n] for n in names], abs=1e-5) for entry in summary.log if names[0] in entry]
-
-
-def values(summary: TrainingSummary, *names: str) -> list[list[float]]:
-    return [[entry[name] for name in names] for entry in summary.log if names[0] in entry]
-
-
 def test_fine_tuning_goes_on_after_kill_9_with_the_same_losses(tiny_base, tmp_path):
     def job(name: str) -> SupervisedJob:
         settings = SupervisedSettings(
@@ -72,14 +60,14 @@ def test_fine_tuning_goes_on_after_kill_9_with_the_same_losses(tiny_base, tmp_pa
     whole = train_supervised(job("whole"))
     train_and_kill(job("killed"), 3)
     resumed = train_supervised(job("killed"), [StopAt(2)])
-    assert values(resumed, "loss", "grad_norm") == history(whole, "loss", "grad_norm")
-    assert len(values(whole, "loss")) == 6
+    assert history(resumed, "loss", "grad_norm") == [
+        pytest.approx(entry, abs=1e-5) for entry in history(whole, "loss", "grad_norm")
+    ]
+    assert len(history(whole, "loss")) == 6
 
 
 def test_a_policy_goes_on_after_kill_9_with_the_same_rollouts_and_pays_no_call_twice(tiny_base, tmp_path):
-    questions = [row for row in question_rows(4) if row["split"] == "train"]
-    teach(tiny_base, tmp_path, questions, PROMPT, steps=60, reasoning=SEARCHING)
-    save(questions, tmp_path / "questions", QUESTIONS)
+    teach_questions(tiny_base, tmp_path, steps=60, reasoning=SEARCHING)
 
     def job(name: str, search_url: str) -> PolicyJob:
         config = GrpoConfig(
@@ -91,15 +79,8 @@ def test_a_policy_goes_on_after_kill_9_with_the_same_rollouts_and_pays_no_call_t
             optimiser=OPTIMISER,
             checkpoint_steps=3,
         )
-        return PolicyJob(
-            config=config,
-            questions=tmp_path / "questions",
-            question_ids=tuple(row["id"] for row in choose_prompts(questions, config, workers=1)),
-            base=tmp_path / "base",
-            adapter=tmp_path / "adapter",
-            access=Access(ledger_url=f"sqlite:///{tmp_path / name}.db", run_id="run", search_url=search_url),
-            out=tmp_path / name,
-        )
+        access = Access(ledger_url=f"sqlite:///{tmp_path / name}.db", run_id="run", search_url=search_url)
+        return policy_job(tmp_path, tmp_path / name, config, access)
 
     def paid(name: str) -> tuple[int, int]:
         with Ledger.open(f"sqlite:///{tmp_path / name}.db", run_id="run") as ledger:
@@ -113,7 +94,7 @@ def test_a_policy_goes_on_after_kill_9_with_the_same_rollouts_and_pays_no_call_t
         train_and_kill(job("killed", url), 4)
         resumed = train_policy(job("killed", url), [StopAt(2)])
     names = ("loss", "reward", "grad_norm")
-    assert values(resumed, *names) == history(whole, *names)
+    assert history(resumed, *names) == [pytest.approx(entry, abs=1e-5) for entry in history(whole, *names)]
     assert (
         load_from_disk(str(tmp_path / "killed/rollouts")).to_list()
         == load_from_disk(str(tmp_path / "whole/rollouts")).to_list()

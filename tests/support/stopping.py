@@ -1,4 +1,6 @@
-"""Ways to end a training in the middle: a callback that raises, or one that kills its own process as a crash would."""
+"""Ways to end a training in the middle: a callback that raises, or one that kills its own process as a crash would; and
+what a training did, to compare one that went on with one that never stopped.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ import signal
 from typing import Any
 
 from transformers import TrainerCallback
+
+from agentflow.training.jobs import TrainingSummary
 
 
 class Stopped(Exception):
@@ -24,3 +28,8 @@ class StopAt(TrainerCallback):
             if self._kill:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise Stopped
+
+
+def history(summary: TrainingSummary, *names: str) -> list[list[float]]:
+    """The numbers called `names` of every logged step that has the first of them."""
+    return [[entry[name] for name in names] for entry in summary.log if names[0] in entry]

@@ -1,5 +1,5 @@
-"""A tiny model that can already write calls and answers: what reinforcement learning needs to have anything to tell
-apart.
+"""A tiny model that can already write calls and answers, which reinforcement learning needs to have anything to tell
+apart; and the job of training it further.
 """
 
 from __future__ import annotations
@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import load_from_disk
 from peft import LoraConfig, get_peft_model
+from pipeline_rows import question_rows, save
 
+from agentflow.access import Access
 from agentflow.mask import encode
 from agentflow.models.loading import load_model, load_tokenizer, tokenize_with
 from agentflow.records import Segment, Span, ToolCall, ToolResult
 from agentflow.rendering import PromptConfig, completion_spans, prompt_text
+from agentflow.schemas import QUESTIONS
+from agentflow.stages.grpo import GrpoConfig, choose_prompts
 from agentflow.toolset import syntax_for
+from agentflow.training.jobs import PolicyJob
 
+PROMPT = PromptConfig(system="T")
 REASONING = [
     Segment("call", call=ToolCall("Calculator", {"expression": "1+1"}), result=ToolResult("2")),
     Segment("text", text=" 2."),
@@ -54,3 +61,25 @@ def teach(
     tokenizer.save_pretrained(folder / "base")
     settings = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
     get_peft_model(model, settings).save_pretrained(folder / "adapter")
+
+
+def teach_questions(base: Path, folder: Path, steps: int, reasoning: Sequence[Segment] = REASONING) -> Path:
+    """`teach` four arithmetic questions, which are kept in `folder`/questions; returns `folder`."""
+    questions = [row for row in question_rows(4) if row["split"] == "train"]
+    teach(base, folder, questions, PROMPT, steps, reasoning)
+    save(questions, folder / "questions", QUESTIONS)
+    return folder
+
+
+def policy_job(taught: Path, out: Path, config: GrpoConfig, access: Access | None = None) -> PolicyJob:
+    """GRPO of what `teach_questions` left in `taught`, on its questions. Without `access`, no ledger is opened."""
+    questions = load_from_disk(str(taught / "questions")).to_list()
+    return PolicyJob(
+        config=config,
+        questions=taught / "questions",
+        question_ids=tuple(row["id"] for row in choose_prompts(questions, config, workers=1)),
+        base=taught / "base",
+        adapter=taught / "adapter",
+        access=access or Access(ledger_url=str(out / "never-opened.db"), run_id="run"),
+        out=out,
+    )

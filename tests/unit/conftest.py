@@ -1,4 +1,4 @@
-"""The smallest real model, made once: two layers, random weights, its own byte-level BPE tokenizer."""
+"""The smallest real model (`tiny_base`), loaded once."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model artifact's folder."""
-    from agentflow.models.loading import convert
-    from agentflow.models.sources import TinyModel
-
-    folder = tmp_path_factory.mktemp("tiny_base")
-    convert(TinyModel(), folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,33 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import load_from_disk
-from pipeline_rows import question_rows, save
 from safetensors.torch import load_file
-from taught_model import teach
+from taught_model import PROMPT, policy_job
 
-from agentflow.access import Access
 from agentflow.errors import PolicyCollapsed
 from agentflow.models.settings import GenerationConfig
-from agentflow.rendering import PromptConfig
-from agentflow.schemas import QUESTIONS
-from agentflow.stages.grpo import GrpoConfig, choose_prompts
+from agentflow.stages.grpo import GrpoConfig
 from agentflow.toolset import ToolsConfig
 from agentflow.training.config import OptimiserSettings
 from agentflow.training.guard import GuardConfig
-from agentflow.training.jobs import PolicyJob
 from agentflow.training.policy import train_policy
-
-PROMPT = PromptConfig(system="T")
-
-
-@pytest.fixture(scope="module")
-def taught(tiny_base, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("taught")
-    questions = [row for row in question_rows(4) if row["split"] == "train"]
-    teach(tiny_base, folder, questions, PROMPT, steps=80)
-    save(questions, folder / "questions", QUESTIONS)
-    return folder
 
 
 def train(taught: Path, out: Path, learning_rate: float, **guard: Any):
@@ -50,16 +33,7 @@ def train(taught: Path, out: Path, learning_rate: float, **guard: Any):
         checkpoint_steps=1,
         guard=GuardConfig(window=1, length_ratio=(0.0, 100.0), entropy_ratio=(0.0, 100.0), **guard),
     )  # fmt: skip
-    questions = load_from_disk(str(taught / "questions")).to_list()
-    job = PolicyJob(
-        config=config,
-        questions=taught / "questions",
-        question_ids=tuple(row["id"] for row in choose_prompts(questions, config, workers=1)),
-        base=taught / "base",
-        adapter=taught / "adapter",
-        access=Access(ledger_url=str(out / "never-opened.db"), run_id="run"),
-        out=out,
-    )
+    job = policy_job(taught, out, config)
     return job, train_policy(job)
 
 

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 from datasets import load_from_disk
-from pipeline_rows import question_rows, save
+from pipeline_rows import question_rows
 from safetensors.torch import load_file
-from taught_model import teach
+from taught_model import PROMPT, policy_job
 
 from agentflow.access import Access
 from agentflow.errors import ToolFailure
 from agentflow.models.settings import GenerationConfig
 from agentflow.records import Rollout, ToolCall, ToolResult
-from agentflow.rendering import PromptConfig, prompt_head, prompt_turn
+from agentflow.rendering import prompt_head, prompt_turn
 from agentflow.rewards.composite import RewardConfig
 from agentflow.rewards.groups import group_advantages
-from agentflow.schemas import QUESTIONS, ROLLOUTS
-from agentflow.stages.grpo import GrpoConfig, choose_prompts
+from agentflow.schemas import ROLLOUTS
+from agentflow.stages.grpo import GrpoConfig
 from agentflow.tools.calculator import Calculator
 from agentflow.tools.contract import ToolBox
 from agentflow.toolset import ToolsConfig, syntax_for
@@ -30,7 +30,6 @@ from agentflow.training.config import OptimiserSettings
 from agentflow.training.jobs import SUMMARY, PolicyJob, TrainingSummary
 from agentflow.training.policy import RolloutRecorder, policy_arguments, reward_function, train_policy
 
-PROMPT = PromptConfig(system="T")
 GROUP = 4
 
 
@@ -49,15 +48,6 @@ class BrokenAccess(Access):
         yield ToolBox([BrokenCalculator()])
 
 
-@pytest.fixture(scope="module")
-def taught(tiny_base, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("taught")
-    questions = [row for row in question_rows(4) if row["split"] == "train"]
-    teach(tiny_base, folder, questions, PROMPT, steps=80)
-    save(questions, folder / "questions", QUESTIONS)
-    return folder
-
-
 def job_for(taught: Path, out: Path, access: Access, *, max_new_tokens: int = 40, **changes: Any) -> PolicyJob:
     config = GrpoConfig(
         prompt=PROMPT,
@@ -68,16 +58,7 @@ def job_for(taught: Path, out: Path, access: Access, *, max_new_tokens: int = 40
         optimiser=OptimiserSettings(learning_rate=1e-3, batch_size=4, accumulation=2, warmup_ratio=0.0),
         **changes,
     )
-    questions = load_from_disk(str(taught / "questions")).to_list()
-    return PolicyJob(
-        config=config,
-        questions=taught / "questions",
-        question_ids=tuple(row["id"] for row in choose_prompts(questions, config, workers=1)),
-        base=taught / "base",
-        adapter=taught / "adapter",
-        access=access,
-        out=out,
-    )
+    return policy_job(taught, out, config, access)
 
 
 def access_of(folder: Path, kind: type[Access] = Access) -> Access:

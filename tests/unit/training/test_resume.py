@@ -7,25 +7,21 @@ from pathlib import Path
 
 import pytest
 from datasets import load_from_disk
-from pipeline_rows import filtered_rows, question_rows, save
+from pipeline_rows import filtered_rows, save
 from safetensors.torch import load_file
-from stopping import StopAt, Stopped
-from taught_model import teach
+from stopping import StopAt, Stopped, history
+from taught_model import PROMPT, policy_job
 
-from agentflow.access import Access
 from agentflow.errors import CorruptArtifact
 from agentflow.models.settings import GenerationConfig
-from agentflow.rendering import PromptConfig
-from agentflow.schemas import QUESTIONS
-from agentflow.stages.grpo import GrpoConfig, choose_prompts
+from agentflow.stages.grpo import GrpoConfig
 from agentflow.toolset import ToolsConfig
 from agentflow.training.checkpoints import SEAL, newest_verified, seal, verify
 from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
-from agentflow.training.jobs import PolicyJob, SupervisedJob, TrainingSummary
+from agentflow.training.jobs import PolicyJob, SupervisedJob
 from agentflow.training.policy import train_policy
 from agentflow.training.supervised import train_supervised
 
-PROMPT = PromptConfig(system="T")
 OPTIMISER = OptimiserSettings(learning_rate=5e-3, schedule="cosine", warmup_ratio=0.2, weight_decay=0.1, batch_size=4)
 # A schedule, momentum and dropout: every kind of state must come back for the losses to agree.
 
@@ -40,7 +36,7 @@ def supervised_job(base: Path, rows: Path, out: Path) -> SupervisedJob:
     return SupervisedJob(settings=settings, prompt=PROMPT, rows=rows, base=base, out=out)
 
 
-def policy_job(taught: Path, out: Path) -> PolicyJob:
+def stoppable_policy(taught: Path, out: Path) -> PolicyJob:
     config = GrpoConfig(
         prompt=PROMPT,
         tools=ToolsConfig(names=("Calculator",)),
@@ -50,20 +46,7 @@ def policy_job(taught: Path, out: Path) -> PolicyJob:
         optimiser=OPTIMISER.model_copy(update={"accumulation": 2, "learning_rate": 1e-3}),
         checkpoint_steps=1,
     )
-    questions = load_from_disk(str(taught / "questions")).to_list()
-    return PolicyJob(
-        config=config,
-        questions=taught / "questions",
-        question_ids=tuple(row["id"] for row in choose_prompts(questions, config, workers=1)),
-        base=taught / "base",
-        adapter=taught / "adapter",
-        access=Access(ledger_url=str(out / "never-opened.db"), run_id="run"),
-        out=out,
-    )
-
-
-def history(summary: TrainingSummary, *names: str) -> list[list[float]]:
-    return [[entry[name] for name in names] for entry in summary.log if names[0] in entry]
+    return policy_job(taught, out, config)
 
 
 def weights(out: Path) -> dict:
@@ -114,12 +97,9 @@ def test_a_finished_training_whose_commit_was_killed_trains_nothing_again(undist
     assert (again.steps, history(again, "loss")) == (6, history(whole, "loss"))
 
 
-def test_a_stopped_policy_training_goes_on_with_the_same_rollouts_and_losses(tiny_base, tmp_path):
-    questions = [row for row in question_rows(4) if row["split"] == "train"]
-    teach(tiny_base, tmp_path, questions, PROMPT, steps=60)
-    save(questions, tmp_path / "questions", QUESTIONS)
-    whole = train_policy(policy_job(tmp_path, tmp_path / "whole"))
-    job = policy_job(tmp_path, tmp_path / "stopped")
+def test_a_stopped_policy_training_goes_on_with_the_same_rollouts_and_losses(taught, tmp_path):
+    whole = train_policy(stoppable_policy(taught, tmp_path / "whole"))
+    job = stoppable_policy(taught, tmp_path / "stopped")
     with pytest.raises(Stopped):
         train_policy(job, [StopAt(3)])
     resumed = train_policy(job, [StopAt(2)])
