@@ -53,7 +53,7 @@ demo: setup
 	$(BIN)/agentflow run demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not faults and not ui"
+	$(BIN)/python -m pytest -m "not faults and not ui" -rs
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults -rs
