@@ -21,6 +21,7 @@ from prefect.states import Crashed, State
 from prefect_ray.context import remote_options
 
 from agentflow.artifacts.batches import Batch
+from agentflow.artifacts.fingerprint import Identity
 from agentflow.artifacts.store import Store
 from agentflow.errors import BudgetExceeded, StageIncomplete, StoreError, UserError
 from agentflow.progress import Progress
@@ -55,23 +56,16 @@ def split(rows: Rows, size: int) -> list[list[dict[str, Any]]]:
 
 
 def run_batches(
-    name: str,
-    stage: str,
-    fingerprint: str,
-    rows: Rows,
-    size: int,
-    store: Store,
-    where: RunContext,
-    submit: Submit,
-    failure_budget: int,
+    identity: Identity, rows: Rows, size: int, store: Store, where: RunContext, submit: Submit, failure_budget: int
 ) -> Outcomes:
     """All outcomes of a paid stage.
 
     Raises StageIncomplete if more than `failure_budget` rows failed, or what stopped a batch.
     """
+    name, fingerprint = identity.stage, identity.fingerprint
     batches = split(rows, size)
     progress = Progress(where.progress(name), "rows")
-    done: list[Batch | None] = [store.find_batch(stage, fingerprint, batch_key(batch)) for batch in batches]
+    done: list[Batch | None] = [store.find_batch(name, fingerprint, batch_key(batch)) for batch in batches]
     # By default Ray runs a dead worker's task three times more: paid work is only repeated when somebody asks for it.
     with remote_options(max_retries=0):
         submitted = {
@@ -84,7 +78,7 @@ def run_batches(
     states: dict[int, State[Any]] = {}
     for i, future in submitted.items():
         states[i] = _final_state(future)
-        done[i] = store.find_batch(stage, fingerprint, batch_key(batches[i]))
+        done[i] = store.find_batch(name, fingerprint, batch_key(batches[i]))
         finished += len(batches[i])
         progress.update(finished, len(rows), meter(where))
     missing = [i for i, batch in enumerate(done) if batch is None]
@@ -97,12 +91,12 @@ def run_batches(
         if sum(failed.values()) > failure_budget or any(reason == "crashed" for reason in failed):
             cause = next(filter(None, (getattr(error, "cause", str(error)) for error in errors)), "")
             message = _message(name, len(missing), len(batches), failed, cause)
-            raise StageIncomplete(message, stage=stage, failed=dict(failed), cause=cause)
+            raise StageIncomplete(message, stage=name, failed=dict(failed), cause=cause)
         for i in missing:  # within the budget: commit them with their failures; only those calls are made once more
             submit(
                 f"{name} {i + 1}/{len(batches)} (accepting failures)", batch_key(batches[i]), batches[i], True
             ).wait()
-            done[i] = store.find_batch(stage, fingerprint, batch_key(batches[i]))
+            done[i] = store.find_batch(name, fingerprint, batch_key(batches[i]))
     whole = [batch.outcomes() for batch in done if batch is not None]
     assert len(whole) == len(batches), "a batch vanished between its task and the merge"
     return merge(whole)

@@ -74,17 +74,7 @@ def make_tool_insertion(
                 identity.fingerprint, key, batch, config, where, allow_failed, own
             )
 
-        outcomes = run_batches(
-            "tool_insertion",
-            "tool_insertion",
-            identity.fingerprint,
-            rows,
-            config.batch_size,
-            store,
-            where,
-            submit,
-            config.failure_budget,
-        )
+        outcomes = run_batches(identity, rows, config.batch_size, store, where, submit, config.failure_budget)
         extra = {**insertion_counts(outcomes), **scrub_extra(outcomes, config.scrub)}
         artifact = store.commit_table(
             identity, outcomes, TOOL_TRACES, recipe=where.recipe, extra=extra, **effort.spent()

@@ -52,17 +52,7 @@ def make_traces(identity: Identity, config: TracesConfig, questions: Made, where
                     identity.fingerprint, key, batch, config, where, allow_failed
                 )
 
-            outcomes = run_batches(
-                "traces",
-                "traces",
-                identity.fingerprint,
-                rows,
-                config.batch_size,
-                store,
-                where,
-                submit,
-                config.failure_budget,
-            )
+            outcomes = run_batches(identity, rows, config.batch_size, store, where, submit, config.failure_budget)
         extra = scrub_extra(outcomes, config.scrub)
         artifact = store.commit_table(identity, outcomes, TRACES, recipe=where.recipe, extra=extra, **effort.spent())
         store.drop_batches("traces", identity.fingerprint)
