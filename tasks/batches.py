@@ -66,13 +66,13 @@ def run_batches(
     batches = split(rows, size)
     progress = Progress(where.progress(name), "rows")
     done: list[Batch | None] = [store.find_batch(name, fingerprint, batch_key(batch)) for batch in batches]
-    # By default Ray runs a dead worker's task three times more: paid work is only repeated when somebody asks for it.
-    with remote_options(max_retries=0):
-        submitted = {
-            i: submit(f"{name} {i + 1}/{len(batches)}", batch_key(batch), batch, False)
-            for i, batch in enumerate(batches)
-            if done[i] is None
-        }
+
+    def start(i: int, note: str = "", allow_failed: bool = False) -> PrefectFuture[Any]:
+        # By default Ray runs a dead worker's task three times more: paid work is only repeated if somebody asks for it.
+        with remote_options(max_retries=0):
+            return submit(f"{name} {i + 1}/{len(batches)}{note}", batch_key(batches[i]), batches[i], allow_failed)
+
+    submitted = {i: start(i) for i, batch in enumerate(done) if batch is None}
     finished = sum(len(batch) for i, batch in enumerate(batches) if done[i] is not None)
     progress.update(finished, len(rows), meter(where))
     states: dict[int, State[Any]] = {}
@@ -88,18 +88,17 @@ def run_batches(
         for error in errors:
             if isinstance(error, StoreError | UserError | BudgetExceeded):
                 raise error  # it says what to do; no other call would have gone better
-        if sum(failed.values()) > failure_budget or any(reason == "crashed" for reason in failed):
+        # The failure budget is one of rows: what ended a whole batch (a key, a quota, a dead worker) is not within it.
+        if sum(failed.values()) > failure_budget or not all(isinstance(error, StageIncomplete) for error in errors):
             cause = next(filter(None, (getattr(error, "cause", str(error)) for error in errors)), "")
             message = _message(name, len(missing), len(batches), failed, cause)
             raise StageIncomplete(message, stage=name, failed=dict(failed), cause=cause)
         for i in missing:  # within the budget: commit them with their failures; only those calls are made once more
-            submit(
-                f"{name} {i + 1}/{len(batches)} (accepting failures)", batch_key(batches[i]), batches[i], True
-            ).wait()
+            state = _final_state(start(i, " (accepting failures)", True))
             done[i] = store.find_batch(name, fingerprint, batch_key(batches[i]))
-    whole = [batch.outcomes() for batch in done if batch is not None]
-    assert len(whole) == len(batches), "a batch vanished between its task and the merge"
-    return merge(whole)
+            if done[i] is None:
+                raise _error_of(state)
+    return merge([batch.outcomes() for batch in done if batch is not None])
 
 
 def meter(where: RunContext) -> str:

@@ -174,6 +174,15 @@ def test_a_wrong_key_stops_at_once_and_its_message_says_so(tmp_path: Path, ray_u
     assert visible(tmp_path, "traces") == []
 
 
+def test_what_ends_whole_batches_is_not_within_a_failure_budget_of_rows(tmp_path: Path, ray_up: None) -> None:
+    with LocalService("teacher", api_key="right") as teacher:
+        settings = [f"teacher.base_url={teacher.base_url}", "teacher.api_key_env=", "traces.failure_budget=1000"]
+        with pytest.raises(StageIncomplete, match="auth"):
+            data_flow.run_data(load_recipe("smoke", settings), tmp_path, None, None, until="traces")
+        assert teacher.stats()["paid"] == 0
+    assert visible(tmp_path, "traces") == []
+
+
 def test_a_missing_key_is_an_error_of_the_user_that_names_the_variable(
     tmp_path: Path, ray_up: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
