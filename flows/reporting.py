@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from agentflow.artifacts.artifact import Artifact
 from agentflow.clock import read_times
-from agentflow.errors import AgentflowError, StoreError
+from agentflow.errors import AgentflowError
 from agentflow.ledger import Ledger
 from agentflow.report.build import build_report
 from agentflow.report.model import CallUse, LedgerUse, RunRecord, StageRun
@@ -102,7 +102,7 @@ def work_and_report(
             peak_mb=watch.peak_mb,
             error="" if error is None else str(error) or type(error).__name__,
         )
-    except StoreError as unwritten:
+    except Exception as unwritten:
         if error is None:
             raise
         say(f"no report: {unwritten}")

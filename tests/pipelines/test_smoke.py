@@ -185,6 +185,16 @@ def test_every_rollout_of_grpo_is_kept_with_its_reward(smoke: FinishedRun) -> No
     assert set(rollouts["question_id"]) <= train
 
 
+def test_every_rollout_of_grpo_can_be_browsed_in_the_report_under_its_question(smoke: FinishedRun) -> None:
+    from datasets import load_from_disk
+
+    page = html.unescape(smoke.page.read_text())
+    section = page[page.index('<section id="rollouts">') :]
+    questions = {row["id"]: row["question"] for row in smoke.artifacts["questions"].rows()}
+    for row in load_from_disk(str(smoke.artifacts["grpo"].path / ROLLOUTS)):
+        assert f"{row['id']}</code>" in section and questions[row["question_id"]] in section
+
+
 def test_every_model_answers_the_same_held_out_questions(smoke: FinishedRun) -> None:
     held_out = {row["id"] for row in smoke.artifacts["questions"].rows() if row["split"] != "train"}
     for name in EVALUATIONS:

@@ -1,0 +1,42 @@
+"""The report at the end of a run: what ended the run is said whatever becomes of its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentflow.access import Access
+from agentflow.errors import StageIncomplete
+from flows.recipes import load_recipe
+from flows.reporting import RunWatch, open_run_ledger, work_and_report
+from tasks.context import RunContext
+
+
+def fails() -> None:
+    raise StageIncomplete("traces: 1 of 3 batches failed")
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> RunContext:
+    context = RunContext(
+        root=tmp_path, recipe="smoke", access=Access(ledger_url=f"sqlite:///{tmp_path / 'ledger.db'}", run_id="r1")
+    )
+    open_run_ledger(context, None)
+    return context
+
+
+def test_a_failed_run_says_where_the_report_of_what_was_made_is(where: RunContext) -> None:
+    said: list[str] = []
+    with pytest.raises(StageIncomplete, match="1 of 3 batches"):
+        work_and_report(load_recipe("smoke"), where, {}, RunWatch(), fails, said.append)
+    assert said == [f"report of what was made: {where.folder / 'report.html'}"]
+    assert "1 of 3 batches failed" in (where.folder / "report.html").read_text()
+
+
+def test_a_defect_of_the_report_does_not_hide_what_ended_the_run(where: RunContext) -> None:
+    watch, said = RunWatch(), list[str]()
+    watch.started_at = "long ago"  # no date: the report cannot be made
+    with pytest.raises(StageIncomplete, match="1 of 3 batches"):
+        work_and_report(load_recipe("smoke"), where, {}, watch, fails, said.append)
+    assert len(said) == 1 and said[0].startswith("no report: ") and "long ago" in said[0]
