@@ -95,7 +95,7 @@ class Display:
         rows = "" if made.artifact.manifest.rows is None else f"{made.artifact.manifest.rows} rows"
         text = f"{made.status:7} {rows:>10} {made.wall_s:7.1f} s  {made.artifact.ref}"
         if not self._live:
-            self._console.print(f"{name:26} {text}", highlight=False)
+            self._console.print(f"{name:26} {text}", highlight=False, soft_wrap=True)
             return
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=1, note="")

@@ -87,6 +87,8 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
     from flows.metrics import serve_metrics
     from flows.reporting import RunWatch, open_run_ledger, work_and_report
 
+    # Said as it is: a log file keeps paths and messages whole, a terminal wraps by itself, and brackets are no markup.
+    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
     made: dict[str, Made] = {}
     with ExitStack() as stack:
         stack.enter_context(terminable())
@@ -96,18 +98,18 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
         open_run_ledger(where, options.budget_usd)
         asyncio.run(check_keys(recipe, where))
         for line in lines(estimates(recipe, decide(recipe, where.store()), where.store(), where.access.ledger_url)):
-            console.print(line, highlight=False)
+            say(line)
         ray_up = partial(stack.enter_context, ray_cluster(cpus_of(options), options.ray_address))
         ui = stack.enter_context(prefect_server(options.root, options.port, meanwhile=ray_up))
-        console.print(f"Prefect UI: {ui}", highlight=False)
+        say(f"Prefect UI: {ui}")
         check_room(where, own=configured_address(options.ray_address) is None)
 
         def work() -> None:
-            metrics = serve_metrics(options.metrics_port, where, made, partial(console.print, highlight=False))
+            metrics = serve_metrics(options.metrics_port, where, made, say)
             with metrics, Display(nodes, made, where, console):
                 _flow(recipe, where, made)
 
-        return work_and_report(recipe, where, made, watch, work, partial(console.print, highlight=False))
+        return work_and_report(recipe, where, made, watch, work, say)
 
 
 async def check_keys(recipe: Recipe, where: RunContext) -> None:
