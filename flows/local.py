@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from agentflow.artifacts.files import storage_errors
 from agentflow.errors import UserError
 from agentflow.services.server import LocalService
 from flows.cluster import configured_address
@@ -66,7 +67,7 @@ def prefect_server(
     in the PostgreSQL database at `database_url`.
 
     `meanwhile` is called while the server starts, when PREFECT_API_URL is known already. Raises UserError if the
-    configured server does not answer.
+    configured server does not answer, StoreError if the history's folder cannot be made.
     """
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
@@ -80,7 +81,8 @@ def prefect_server(
     chosen = free_port(port, "Prefect server")
     url = f"http://127.0.0.1:{chosen}"
     home = (root / ".prefect").absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    with storage_errors(f"make the folder {home} of Prefect's server"):
+        home.mkdir(parents=True, exist_ok=True)
     environment = {
         **os.environ,
         "PREFECT_API_DATABASE_CONNECTION_URL": database_url or f"sqlite+aiosqlite:///{home / 'prefect.db'}",

@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from agentflow.access import Access
+from agentflow.artifacts.files import storage_errors
 from agentflow.artifacts.store import Store
 from agentflow.ledger import Mode
 from flows.cluster import check_room, configured_address
@@ -78,6 +79,9 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
     Raises what ended the run, after the report of what was made until then is written.
     """
     Store.open(options.root / "artifacts")  # an unwritable root is said before anything starts
+    folder = options.root / recipe.name
+    with storage_errors(f"make the folder {folder} of reports and progress"):
+        folder.mkdir(exist_ok=True)
     nodes = plan(recipe)  # a missing file too
     for name, value in _quiet().items():
         os.environ.setdefault(name, value)

@@ -92,6 +92,15 @@ def test_an_unwritable_root_is_refused_before_anything_starts(tmp_path: Path) ->
     assert str(tmp_path / "file") in result.output and "choose another root folder" in result.output
 
 
+@pytest.mark.parametrize("name", [".prefect", "smoke", "ledger.db"])
+def test_something_else_in_the_place_of_what_a_run_writes_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("in the way") if name != "ledger.db" else (tmp_path / name).mkdir()
+    done = in_a_shell("run", "smoke", "--root", tmp_path)
+    (message,) = done.stderr.strip().splitlines()
+    assert done.returncode in (1, 2) and message.startswith("error: ") and str(tmp_path / name) in message
+    assert not names_below(tmp_path / "artifacts" / "base_model")
+
+
 def test_a_read_only_file_system_is_refused_before_anything_starts(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o ro none {tmp_path}"
     if subprocess.run(["unshare", "-Urm", "sh", "-c", mount], capture_output=True).returncode:
