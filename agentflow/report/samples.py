@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from agentflow.report.evaluation import breakdown, ordered_models
 from agentflow.report.model import Limits, Rows, RunRecord
-from agentflow.report.summary import group_of, reward_parts, rollout_means, scored_rows
+from agentflow.report.summary import dropped_losers, group_of, reward_parts, rollout_means, scored_rows
 from agentflow.report.visible import cap
 
 _AROUND = 60
@@ -55,8 +55,8 @@ def mark_calls(text: str | None, limit: int) -> list[Part]:
 
 
 def trace_samples(run: RunRecord) -> list[dict[str, Any]]:
-    """Samples spread over decision and kind; one whose calls were removed shows them as they were before."""
-    filtered = run.tables.get("loss_filter", [])
+    """Samples spread over decision and kind, dropped ones too; removed calls are shown as they were before."""
+    filtered = [*run.tables.get("loss_filter", []), *({**row, "decision": "dropped"} for row in dropped_losers(run))]
     before = {row["id"]: row for row in run.tables.get("tool_insertion", [])}
     rows = filtered or list(before.values())
     buckets: dict[tuple[str, str], Rows] = defaultdict(list)
@@ -69,7 +69,7 @@ def trace_samples(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def _trace(row: dict[str, Any], before: dict[str, Any] | None, limits: Limits) -> dict[str, Any]:
-    removed = row.get("decision") == "calls_removed"
+    removed = row.get("decision") in ("calls_removed", "dropped")
     source = before if removed and before else row
     budget = limits.text
     segments: Rows = []
@@ -108,11 +108,21 @@ def _judged(row: dict[str, Any], segments: Rows, place: int, score: dict[str, An
         "tool": call["tool"],
         "inside": _inside(call["arguments"]),
         "result": call["result"],
-        "before": (segments[place - 1]["text"] if place else "")[-_AROUND:],
-        "after": (segments[place + 1]["text"] if place + 1 < len(segments) else "")[:_AROUND],
+        "before": _end_of(segments[place - 1]["text"]) if place else "",
+        "after": _begin_of(segments[place + 1]["text"]) if place + 1 < len(segments) else "",
         "delta": score["delta"],
         "kept": score["kept"],
     }
+
+
+def _begin_of(text: str) -> str:
+    """The first words of `text`, with an ellipsis where it goes on."""
+    return text if len(text) <= _AROUND else text[:_AROUND].rsplit(" ", 1)[0] + " …"
+
+
+def _end_of(text: str) -> str:
+    """The last words of `text`, with an ellipsis where it began earlier."""
+    return text if len(text) <= _AROUND else "… " + text[-_AROUND:].split(" ", 1)[-1]
 
 
 def _inside(arguments: str | None) -> str:

@@ -88,8 +88,13 @@ def has_call(row: dict[str, Any], tool: str | None = None) -> bool:
 def scored_rows(run: RunRecord) -> Rows:
     """Rows of FILTERED that were scored, and after them losers that were dropped, which stand among the rejects."""
     rows = [row for row in run.tables.get("loss_filter", []) if row.get("delta") is not None]
-    dropped = (reject["row"] for reject in run.rejects.get("loss_filter", []))
-    return [*rows, *(row for row in dropped if row.get("delta") is not None)]
+    return [*rows, *dropped_losers(run)]
+
+
+def dropped_losers(run: RunRecord) -> Rows:
+    """Rows of FILTERED that the loss filter scored and dropped, with the calls they had."""
+    dropped = (reject["row"] for reject in run.rejects.get("loss_filter", []) if reject["status"] == "dropped")
+    return [row for row in dropped if row.get("delta") is not None]
 
 
 def summarise_filter(run: RunRecord) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from report_rows import call_segment, evaluation_row, make_record, manifest, rol
 
 from agentflow.report.model import Limits, RunRecord, StageRun
 from agentflow.report.page import render_page
-from agentflow.report.samples import mark_calls
+from agentflow.report.samples import judged_calls, mark_calls
 from agentflow.report.summary import summarise_run
 
 ATTACKS = [
@@ -177,6 +177,27 @@ def test_calls_removed_by_the_filter_are_shown_struck_through(tmp_path):
     page = render(RunRecord(recipe="r", out_dir=tmp_path, tables=tables))
     traces = page[page.index('<section id="traces">') :]
     assert traces.count('<span class="call removed"><b>Calculator</b>(') == 2
+
+
+def test_a_sample_the_filter_dropped_is_among_the_traces_with_its_calls_struck_through(tmp_path):
+    (kept, after), (loser, lost) = trace_row(1, "kept", 0.2), trace_row(2, "calls_removed", -0.2)
+    reject = {"key": "x", "status": "dropped", "reason": "calls_do_not_help", "detail": "", "row": lost}
+    tables = {"tool_insertion": [kept, loser], "loss_filter": [after]}
+    page = render(RunRecord(recipe="r", out_dir=tmp_path, tables=tables, rejects={"loss_filter": [reject]}))
+    traces = page[page.index('<section id="traces">') : page.index('<section id="rejects">')]
+    assert traces.count('<span class="pill warn">dropped</span>') == 1 and loser["question"] in traces
+    assert traces.count('<span class="call removed"><b>Calculator</b>(') == 2
+    assert traces.count('<span class="call"><b>Calculator</b>(') == 2
+
+
+def test_text_around_a_judged_call_is_cut_between_words_and_says_so(tmp_path):
+    before, after = trace_row(1, "kept", 0.3)
+    before["segments"][0]["text"] = "first " + "word " * 30
+    before["segments"][2]["text"] = " more" * 30
+    run = RunRecord(recipe="r", out_dir=tmp_path, tables={"tool_insertion": [before], "loss_filter": [after]})
+    told = next(call for call in judged_calls(run)["most"] if call["place"] == 1)
+    assert told["before"].startswith("… word ") and "first" not in told["before"]
+    assert told["after"].startswith(" more more") and told["after"].endswith(" more …")
 
 
 def test_calls_judged_by_the_filter_stand_in_their_place_with_their_loss_difference(tmp_path):
