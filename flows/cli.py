@@ -20,6 +20,13 @@ set_option = click.option(
     help="Change a field, e.g. --set sft.settings.optimiser.learning_rate=5e-4. Repeatable.",
 )  # fmt: skip
 
+budget_option = click.option(
+    "--budget-usd", type=click.FloatRange(min=0), help="Stop before paid calls could cost more than this in all."
+)
+ledger_option = click.option(
+    "--ledger", "ledger_url", envvar="AGENTFLOW_LEDGER", help="Ledger database URL.  [default: <root>/ledger.db]"
+)
+
 
 class Commands(click.Group):
     """Prints our own errors as one message, exit code 2 (input) or 1 (the run failed); others keep their traceback."""
@@ -46,12 +53,8 @@ def main() -> None:
 @click.argument("recipe")
 @set_option
 @root_option
-@click.option(
-    "--budget-usd", type=click.FloatRange(min=0), help="Stop before paid calls could cost more than this in all."
-)
-@click.option(
-    "--ledger", "ledger_url", envvar="AGENTFLOW_LEDGER", help="Ledger database URL.  [default: <root>/ledger.db]"
-)
+@budget_option
+@ledger_option
 @click.option(
     "--mode", type=click.Choice(["record", "replay", "replay_or_fail"]), default="record", show_default=True,
     help="replay: use stored answers only, a missing one fails its row; replay_or_fail: a missing one stops the run.",
@@ -104,9 +107,7 @@ def run(
 @click.option(
     "--jobs", envvar="AGENTFLOW_JOBS", required=True, metavar="URL", help="The cluster's job server, http://HEAD:8265."
 )
-@click.option(
-    "--budget-usd", type=click.FloatRange(min=0), help="Stop before paid calls could cost more than this in all."
-)
+@budget_option
 @click.option(
     "--resources", type=click.Path(), metavar="FILE", help="YAML file that says what each stage may use; on all nodes."
 )
@@ -132,9 +133,7 @@ def submit(
 @click.argument("recipe")
 @set_option
 @root_option
-@click.option(
-    "--ledger", "ledger_url", envvar="AGENTFLOW_LEDGER", help="Ledger database URL.  [default: <root>/ledger.db]"
-)
+@ledger_option
 def plan_command(recipe: str, settings: tuple[str, ...], root: Path, ledger_url: str | None) -> None:
     """Say for every stage of RECIPE: reuse, or run, and because of which field; and what the paid calls will cost."""
     from agentflow.artifacts.store import Store
@@ -191,9 +190,7 @@ def diff_command(a: str, b: str, root: Path) -> None:
 @main.command("explain-row")
 @click.argument("row_id")
 @root_option
-@click.option(
-    "--ledger", "ledger_url", envvar="AGENTFLOW_LEDGER", help="Ledger database URL.  [default: <root>/ledger.db]"
-)
+@ledger_option
 def explain_row(row_id: str, root: Path, ledger_url: str | None) -> None:
     """Print the whole history of a row: question, teacher call, tool calls, losses, filter decision, versions."""
     from flows.explaining import explain_lines

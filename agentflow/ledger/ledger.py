@@ -23,7 +23,7 @@ from typing import Any
 
 from sqlalchemy import Engine, delete, select
 
-from agentflow.errors import ReplayMissing, ServiceFailure, StoreError
+from agentflow.errors import ConfigError, ReplayMissing, ServiceFailure, StoreError
 from agentflow.ledger import meters
 from agentflow.ledger.batcher import Batcher
 from agentflow.ledger.books import Books, CountReplay, Entry, Finish, NoteStop, Release, Reserve, Row
@@ -37,6 +37,8 @@ from agentflow.ledger.rows import answer_row, close_attempt, now, verified
 Send = Callable[[], Awaitable[Answer | Refusal]]
 Admit = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
 Permit = Callable[[], Awaitable[None]]
+MOST_USD = 1_000_000_000
+# The largest budget; its micro-USD fit a database's integer with room to spare.
 _log = logging.getLogger(__name__)
 
 
@@ -76,10 +78,13 @@ class Ledger:
 
         `budget_usd` sets the limit of the purse `budget_key` (default: the run id); what was spent from it before
         still counts, so a resumed run gives a larger one. With only `budget_key` an existing purse is used as it is.
-        With neither, nothing is limited. Raises StoreError, also for a damaged file; ValueError for an unknown mode.
+        With neither, nothing is limited. Raises StoreError, also for a damaged file; ValueError for an unknown mode,
+        ConfigError for a budget that is no amount of money.
         """
         if mode not in MODES:
             raise ValueError(f"ledger mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+        if budget_usd is not None and not 0 <= budget_usd <= MOST_USD:
+            raise ConfigError(f"a budget of {budget_usd} USD cannot be held; give a number from 0 to {MOST_USD:,}")
         engine = open_engine(url)
         purse = budget_key or (run_id if budget_usd is not None else None)
         ledger = cls(engine, run_id=run_id, mode=mode, budget_key=purse)

@@ -70,6 +70,7 @@ BAD = {
     ),
     "no origin": (["smoke", "--set", "questions.source.kind=gsm8k"], ["path None", "give exactly one"]),
     "address": (["smoke", "--set", "teacher.base_url=ftp://x"], ["'ftp://x'", "http(s)://HOST"]),
+    "budget": (["smoke", "--budget-usd", "nan"], ["a budget of nan USD", "from 0 to 1,000,000,000"]),
     "group size": (["smoke", "--set", "grpo.group_size=3"], ["group_size = 3", "multiple"]),
 }
 

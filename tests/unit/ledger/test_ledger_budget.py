@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentflow.errors import BudgetExceeded, ServerFailed, StoreError
+from agentflow.errors import BudgetExceeded, ConfigError, ServerFailed, StoreError
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
 
 DRIVER = Path(__file__).parent / "ledger_driver.py"
@@ -33,6 +33,13 @@ def purse(ledger: Ledger, key: str = "night") -> dict[str, Any]:
 @pytest.fixture
 def database(tmp_path: Path) -> str:
     return str(tmp_path / "ledger.db")
+
+
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), -0.01, 1e30])
+def test_a_budget_that_is_no_amount_of_money_is_refused(database: str, budget: float) -> None:
+    with pytest.raises(ConfigError, match=r"a number from 0 to 1,000,000,000"):
+        Ledger.open(database, run_id="r", budget_usd=budget)
+    assert not Path(database).exists()
 
 
 def test_the_worst_case_is_reserved_and_the_real_cost_settled(database: str) -> None:
