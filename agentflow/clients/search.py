@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import httpx
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from tavily import AsyncTavilyClient
 from tavily.errors import TimeoutError as TavilyTimeout
 
@@ -57,6 +57,8 @@ class LocalSearch(Frozen):
 
 class SearchConfig(Frozen):
     """What is searched, and how. Prices, keys, limits and addresses are `Where`; the host is `provider`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)  # a price of nan would pass every budget
 
     base_url: Annotated[str | None, Where()] = None
     # E.g. https://api.tavily.com. Empty: the local stand-in.

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import aiohttp
 import httpx2
 import openai
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json
 from agentflow.clients.completion import read_completion, tokens_used
@@ -63,6 +63,8 @@ class LocalTeacher(Frozen):
 
 class TeacherConfig(Frozen):
     """Which model is asked, and how. Prices, keys, limits and addresses are `Where`; the host is `provider`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)  # a price of nan would pass every budget
 
     base_url: Annotated[str | None, Where()] = None
     # E.g. https://api.deepseek.com/v1. Empty: the local stand-in.

@@ -60,6 +60,10 @@ BAD = {
         ["smoke", "--set", "teacher.local.wrong_rate=2"],
         ["teacher.local.wrong_rate", "less than or equal to 1", "'2'"],
     ),
+    "not a number": (
+        ["smoke", "--set", "teacher.usd_per_million_in=nan"],
+        ["teacher.usd_per_million_in", "finite number", "'nan'"],
+    ),
     "kind": (["smoke", "--set", "questions.source.kind=gsm9k"], ["'gsm9k'", "'generated', 'gsm8k', 'hotpotqa'"]),
     "form": (["smoke", "--set", "sft"], ["'sft'", "path.to.field=value"]),
     "shared field": (["smoke", "--set", "traces.edition=2"], ["traces.edition", "top of the recipe"]),
