@@ -179,7 +179,7 @@ def _rollouts(grpo: Artifact, questions: Artifact) -> list[dict[str, Any]]:
     table = questions.table()
     asked = table.filter(pc.is_in(table["id"], pa.array(sorted({row["question_id"] for row in rows}), pa.string())))
     texts = dict(zip(asked["id"].to_pylist(), asked["question"].to_pylist(), strict=True))
-    return [{**row, "question": texts[row["question_id"]]} for row in rows]
+    return [{**row, "question": texts.get(row["question_id"])} for row in rows]
 
 
 def ledger_use(where: RunContext) -> LedgerUse:
