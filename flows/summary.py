@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -12,13 +13,13 @@ from rich.table import Table
 def print_summary(report_json: Path, console: Console) -> None:
     """Print the tables a person wants to see first."""
     report = json.loads(report_json.read_text())
-    stages = Table(title=f"{report['recipe']}: {report['wall_s']:.0f} s, peak {report['peak_rss_mb']:.0f} MB")
-    for column in ("stage", "status", "in", "out", "dropped", "seconds"):
-        stages.add_column(column, justify="left" if column in ("stage", "status") else "right")
+    title = f"{report['recipe']}: {report['wall_s']:.0f} s, peak {report['peak_rss_mb']:.0f} MB"
+    stages = _table(title, ("stage", "status"), ("in", "out", "dropped", "seconds"))
     for stage in report["stages"]:
         dropped = sum((stage["dropped"] or {}).values())
-        cells = (stage["name"], stage["status"], stage["rows_in"], stage["rows_out"], dropped, f"{stage['wall_s']:.1f}")
-        stages.add_row(*("" if cell is None else str(cell) for cell in cells))
+        # A checkpoint has no rows, and a converted model has read none.
+        counts = (str(n) if n else "" for n in (stage["rows_in"], stage["rows_out"], dropped))
+        stages.add_row(stage["name"], stage["status"], *counts, f"{stage['wall_s']:.1f}")
     console.print(stages)
     ledger = report["ledger"]
     for kind in ("teacher", "search"):
@@ -26,9 +27,9 @@ def print_summary(report_json: Path, console: Console) -> None:
         console.print(
             f"{kind} calls: {use['paid']} paid, {use['replayed']} replayed, {use['failed']} failed", highlight=False
         )
-    scores = Table(title="held-out questions, tools executed")
-    for column in ("split", "kind", "model", "n", "accuracy", "95 %", "calls", "format"):
-        scores.add_column(column)
+    scores = _table(
+        "held-out questions, tools executed", ("split", "kind", "model"), ("n", "accuracy", "95 %", "calls", "format")
+    )
     for cell in report["evaluation_by"]:
         if not cell["best"]:
             continue
@@ -39,4 +40,15 @@ def print_summary(report_json: Path, console: Console) -> None:
         scores.add_row(
             cell["split"], cell["kind"], model, str(cell["questions"]), accuracy, f"{low:.2f}-{high:.2f}", *rates
         )
+    console.print()
     console.print(scores)
+
+
+def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    """Columns without lines between them: the names of splits, kinds and models fit into 80 characters unbroken."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    for column in texts:
+        table.add_column(column, no_wrap=True)
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
