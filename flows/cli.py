@@ -164,7 +164,7 @@ def show(artifact: str, root: Path, n_rows: int) -> None:
 
     from agentflow.artifacts.store import Store
 
-    found = Store.open(root / "artifacts").resolve(artifact)
+    found = Store.existing(root / "artifacts").resolve(artifact)
     found.verify()
     manifest = found.manifest.model_dump(mode="json")
     click.echo(json.dumps(manifest, indent=1, ensure_ascii=True))
@@ -182,7 +182,7 @@ def diff_command(a: str, b: str, root: Path) -> None:
     from agentflow.artifacts.diff import diff
     from agentflow.artifacts.store import Store
 
-    store = Store.open(root / "artifacts")
+    store = Store.existing(root / "artifacts")
     for line in diff(store.resolve(a), store.resolve(b)).lines():
         click.echo(line)
 

@@ -27,7 +27,7 @@ LEDGER_KEYS = ("ledger_key", "lookups_key")
 
 def explain_lines(row_id: str, root: Path, ledger_url: str | None) -> Iterator[str]:
     """The row's history in DAG order; raises InputError if no stage has seen it."""
-    store = Store.open(root / "artifacts")
+    store = Store.existing(root / "artifacts")
     findings = explain(store, row_id)
     if not findings:
         raise InputError(

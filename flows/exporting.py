@@ -34,7 +34,7 @@ def export(ref: str, root: Path, to: Target, destination: str, policy: LicencePo
     Raises InputError for an unknown artifact or a destination that is there, LicenceRefused if the policy forbids the
     rows, MissingKeyError without a token for the hub, CorruptArtifact for damaged files.
     """
-    store = Store.open(root / "artifacts")
+    store = Store.existing(root / "artifacts")
     artifact = store.resolve(ref)
     artifact.verify()
     if to == "hub":

@@ -33,7 +33,7 @@ def token_text(row_id: str, root: Path) -> Text:
     from agentflow.models.loading import load_tokenizer, tokenize_with
     from agentflow.training.encoding import row_spans
 
-    store = Store.open(root / "artifacts")
+    store = Store.existing(root / "artifacts")
     artifact, row = _find(store, row_id)
     prompt = PromptConfig.model_validate(artifact.manifest.config["prompt"])
     base = store.resolve(f"base_model/{artifact.manifest.inputs['base_model']}")

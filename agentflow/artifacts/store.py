@@ -43,7 +43,7 @@ PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", 
 
 
 class Store:
-    """All artifacts below one folder. `Store.open` checks the folder; every other method trusts it."""
+    """All artifacts below one folder. `Store.open` makes and checks the folder; every other method trusts it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -67,6 +67,14 @@ class Store:
                 f"store root {str(path)!r} cannot be written ({error.strerror}); it must be a folder on a POSIX file"
                 f" system with hard links, writable for this user; mend that or {advice}"
             ) from error
+        return cls(path)
+
+    @classmethod
+    def existing(cls, root: Path | str) -> Store:
+        """The store at `root` to look at; nothing is written there. Raises InputError if there is none."""
+        path = Path(root).expanduser().absolute()
+        if not path.is_dir():
+            raise InputError(f"there are no artifacts at {str(path)!r}; give the --root of the runs you mean")
         return cls(path)
 
     # ------------------------------------------------------------ finding

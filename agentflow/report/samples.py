@@ -176,7 +176,7 @@ def _rollout_step(step: int, rows: Rows, limits: Limits) -> dict[str, Any]:
             "gold": members[0]["gold"],
             "rollouts": [
                 {"row": row, "parts": reward_parts(row), "text": mark_calls(row["completion"], limits.text)}
-                for row in sorted(members, key=lambda row: -math.inf if row["reward"] is None else -row["reward"])
+                for row in sorted(members, key=lambda row: math.inf if row["reward"] is None else -row["reward"])
             ],
         }
         for members in groups.values()

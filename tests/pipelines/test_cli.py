@@ -353,6 +353,13 @@ def test_explain_row_of_an_unknown_id_says_how_to_find_one(smoke: FinishedRun) -
     assert result.exit_code == 2 and "'nobody#0'" in result.output and "agentflow show" in result.output
 
 
+@pytest.mark.parametrize("command", [["show", "sft/"], ["diff", "a", "b"], ["explain-row", "x"], ["show-tokens", "x"]])
+def test_looking_where_nothing_is_says_so_and_makes_nothing(command: list[str], tmp_path: Path) -> None:
+    result = agentflow(*command, "--root", tmp_path / "typo")
+    assert result.exit_code == 2 and str(tmp_path / "typo") in result.output and "--root" in result.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_recipes_lists_every_recipe() -> None:
     result = agentflow("recipes")
     assert result.exit_code == 0 and {"demo", "smoke"} <= {line.split()[0] for line in result.output.splitlines()}
