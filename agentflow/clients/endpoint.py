@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
-from agentflow.config import Frozen, identity
+from pydantic import ConfigDict, Field
+
+from agentflow.clients.retry import Patience
+from agentflow.config import Frozen, Where, identity
 from agentflow.errors import ConfigError, MissingKeyError
 from agentflow.records import canonical_json, sha256_text
 
@@ -23,6 +26,34 @@ NO_KEY = "none"
 KEY_OWNERS = {"OPENAI_API_KEY": "api.openai.com", "TAVILY_API_KEY": "api.tavily.com"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class ServiceConfig(Frozen):
+    """A paid service at a real host, or its local stand-in. Prices, keys, limits and addresses are `Where`: of the
+    place only `provider` enters an identity.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)  # a price of nan would pass every budget
+
+    base_url: Annotated[str | None, Where()] = None
+    # E.g. https://api.deepseek.com/v1 or https://api.tavily.com. Empty: the local stand-in.
+    local: Annotated[Frozen, Where()] = Frozen()
+    # Settings of the stand-in.
+    max_attempts: Annotated[int, Where()] = Field(default=5, ge=1)
+    concurrency: Annotated[int, Where()] = Field(default=16, ge=1)
+    # Requests in flight in one process at most; fewer while the service answers 429.
+    patience: Annotated[Patience, Where()] = Patience()
+
+    @property
+    def provider(self) -> str:
+        """`local/<8 hex>` or scheme and host; raises ConfigError for a base URL that is none."""
+        return provider_name(self.base_url, self.local)
+
+    def extra_identity(self) -> dict[str, Any]:
+        place: dict[str, Any] = {"provider": self.provider}
+        if self.base_url is None:
+            place["local"] = identity(self.local)
+        return place
 
 
 def split_url(base_url: str) -> SplitResult:
@@ -54,14 +85,6 @@ def provider_name(base_url: str | None, local: Frozen) -> str:
 def limit_key(provider: str, api_key: str) -> str:
     """Name of a key's limits in the ledger: a hash, so that the key cannot be read from it."""
     return sha256_text(f"{provider}\n{api_key}")
-
-
-def provider_identity(base_url: str | None, local: Frozen) -> dict[str, Any]:
-    """What the place of a service adds to an identity: its provider name, and a stand-in's settings in full."""
-    place: dict[str, Any] = {"provider": provider_name(base_url, local)}
-    if base_url is None:
-        place["local"] = identity(local)
-    return place
 
 
 def key_for(base_url: str, api_key_env: str, *, chosen: bool, service: str) -> str:

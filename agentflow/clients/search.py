@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import httpx
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from tavily import AsyncTavilyClient
 from tavily.errors import TimeoutError as TavilyTimeout
 
 from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json, without_secrets
 from agentflow.clients.connections import allow_connections
-from agentflow.clients.endpoint import LOCAL_KEY, key_for, limit_key, provider_identity, provider_name, split_url
+from agentflow.clients.endpoint import LOCAL_KEY, ServiceConfig, key_for, limit_key, split_url
 from agentflow.clients.pace import Pace
-from agentflow.clients.retry import Patience
 from agentflow.config import Frozen, Where, sha256_file
 from agentflow.errors import ConfigError, InputError, MalformedAnswer, MissingKeyError, RequestRejected, ServiceFailure
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
@@ -55,13 +54,9 @@ class LocalSearch(Frozen):
         return {"corpus": None if self.corpus is None else _corpus_identity(self.corpus)}
 
 
-class SearchConfig(Frozen):
+class SearchConfig(ServiceConfig):
     """What is searched, and how. Prices, keys, limits and addresses are `Where`; the host is `provider`."""
 
-    model_config = ConfigDict(allow_inf_nan=False)  # a price of nan would pass every budget
-
-    base_url: Annotated[str | None, Where()] = None
-    # E.g. https://api.tavily.com. Empty: the local stand-in.
     local: Annotated[LocalSearch, Where()] = LocalSearch()
     depth: Literal["basic", "advanced"] = "basic"
     max_results: int = Field(default=5, ge=1, le=20)
@@ -78,20 +73,9 @@ class SearchConfig(Frozen):
     # Tavily's pay-as-you-go price. The stand-in costs nothing unless a price is set on purpose.
     timeout_s: Annotated[float, Where()] = Field(default=60, gt=0, le=120)
     # tavily-python allows no more than 120.
-    max_attempts: Annotated[int, Where()] = Field(default=5, ge=1)
-    concurrency: Annotated[int, Where()] = Field(default=16, ge=1)
     requests_per_minute: Annotated[int | None, Where()] = Field(default=None, ge=1)
     # What the key allows (Tavily: 100 with a development key, 1,000 in production), over all processes that share a
     # ledger; None: no limit of ours.
-    patience: Annotated[Patience, Where()] = Patience()
-
-    @property
-    def provider(self) -> str:
-        """`local/<8 hex>` or scheme and host; raises ConfigError for a base URL that is none."""
-        return provider_name(self.base_url, self.local)
-
-    def extra_identity(self) -> dict[str, Any]:
-        return provider_identity(self.base_url, self.local)
 
 
 @dataclass(frozen=True)

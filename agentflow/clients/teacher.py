@@ -17,22 +17,13 @@ from typing import Annotated, Any
 import aiohttp
 import httpx2
 import openai
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json
 from agentflow.clients.completion import read_completion, tokens_used
 from agentflow.clients.connections import allow_connections, fewer_collections
-from agentflow.clients.endpoint import (
-    LOCAL_KEY,
-    NO_KEY,
-    key_for,
-    limit_key,
-    provider_identity,
-    provider_name,
-    split_url,
-)
+from agentflow.clients.endpoint import LOCAL_KEY, NO_KEY, ServiceConfig, key_for, limit_key, split_url
 from agentflow.clients.pace import Pace
-from agentflow.clients.retry import Patience
 from agentflow.config import Frozen, LocalFile, Where
 from agentflow.errors import ConfigError, RequestRejected, ServiceFailure
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
@@ -61,13 +52,9 @@ class LocalTeacher(Frozen):
     # Artificial milliseconds per answer.
 
 
-class TeacherConfig(Frozen):
+class TeacherConfig(ServiceConfig):
     """Which model is asked, and how. Prices, keys, limits and addresses are `Where`; the host is `provider`."""
 
-    model_config = ConfigDict(allow_inf_nan=False)  # a price of nan would pass every budget
-
-    base_url: Annotated[str | None, Where()] = None
-    # E.g. https://api.deepseek.com/v1. Empty: the local stand-in.
     local: Annotated[LocalTeacher, Where()] = LocalTeacher()
     model: str = Field(default="stand-in-r1", min_length=1)
     temperature: float | None = Field(default=0.6, ge=0)
@@ -86,22 +73,10 @@ class TeacherConfig(Frozen):
     # List price. None: unknown, counted as 0, and refused together with a budget on a real host.
     timeout_s: Annotated[float, Where()] = Field(default=300, gt=0)
     # For one whole request and answer.
-    max_attempts: Annotated[int, Where()] = Field(default=5, ge=1)
-    concurrency: Annotated[int, Where()] = Field(default=16, ge=1)
-    # Requests in flight in one process at most; fewer while the service answers 429.
     requests_per_minute: Annotated[int | None, Where()] = Field(default=None, ge=1)
     tokens_per_minute: Annotated[int | None, Where()] = Field(default=None, ge=1)
     # What the key allows, prompt and answer tokens together. They hold over all processes that share a ledger; None: no
     # limit of ours.
-    patience: Annotated[Patience, Where()] = Patience()
-
-    @property
-    def provider(self) -> str:
-        """`local/<8 hex>` or scheme and host; raises ConfigError for a base URL that is none."""
-        return provider_name(self.base_url, self.local)
-
-    def extra_identity(self) -> dict[str, Any]:
-        return provider_identity(self.base_url, self.local)
 
 
 @dataclass(frozen=True)
