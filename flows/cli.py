@@ -232,7 +232,7 @@ def recipes() -> None:
     from flows.recipes import RECIPES
 
     for name, make in sorted(RECIPES.items()):
-        click.echo(f"{name:10} {(make.__doc__ or '').strip()}")
+        click.echo(f"{name:16} {(make.__doc__ or '').strip()}")
 
 
 @main.command()
