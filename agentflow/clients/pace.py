@@ -15,6 +15,7 @@ from agentflow.clients.limit import Limiter
 from agentflow.clients.retry import Pacer, Patience, stopped_before
 from agentflow.errors import ServiceFailure
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Recorded, Refusal
+from agentflow.waiting import unhurried
 
 Result = TypeVar("Result")
 
@@ -70,7 +71,7 @@ class Pace:
 
         async def permit() -> None:
             self._pacer.check()
-            with clock.here().during("limit_wait") if self._limiter.limited else nullcontext():
+            with unhurried(), clock.here().during("limit_wait") if self._limiter.limited else nullcontext():
                 permits.append(await self._limiter.acquire(worst.tokens_in + worst.tokens_out))
             self._pacer.check()
 

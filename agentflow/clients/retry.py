@@ -31,6 +31,7 @@ from agentflow.errors import (
     ServerFailed,
     ServiceFailure,
 )
+from agentflow.waiting import unhurried
 
 Result = TypeVar("Result")
 Sleep = Callable[[float], Awaitable[None]]
@@ -127,8 +128,10 @@ class Pacer:
     @contextlib.asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
         """A slot for one request, once it may be sent. Raises the failure that stopped the client, or CircuitOpen."""
-        async with self._slots:
-            probe = await self._gate()
+        async with contextlib.AsyncExitStack() as stack:
+            with unhurried():
+                await stack.enter_async_context(self._slots)
+                probe = await self._gate()
             try:
                 yield
             finally:

@@ -33,6 +33,7 @@ from agentflow.ledger.limits import Granted, LimitEntry
 from agentflow.ledger.models import BUDGETS, STOPS
 from agentflow.ledger.owners import me, settle_lost
 from agentflow.ledger.rows import answer_row, close_attempt, now, verified
+from agentflow.waiting import unhurried
 
 Send = Callable[[], Awaitable[Answer | Refusal]]
 Admit = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
@@ -143,7 +144,8 @@ class Ledger:
             if shared is None:
                 return await self._ask_for_all(call, own, send, worst_case, admit, permit)
             try:
-                recorded = await asyncio.wrap_future(shared)
+                with unhurried():  # that call has a deadline of its own
+                    recorded = await asyncio.wrap_future(shared)
             except _LeaderGone:
                 continue
             self._later(CountReplay(call.kind))

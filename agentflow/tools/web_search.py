@@ -56,7 +56,7 @@ class WebSearchConfig(Frozen):
     leaks: Literal["flag", "drop"] = "flag"
     # A result that holds the question and its gold answer: shown and counted, or left out and counted.
     timeout_s: Annotated[float, Where()] = Field(default=120.0, gt=0)
-    # Deadline of one search with all its retries, seconds.
+    # Deadline of one search with all its retries, seconds. Waiting for a slot or a limit of requests does not count.
 
 
 class WebSearch(Tool):
