@@ -185,7 +185,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("base_model", (), None),
         Stage("questions", (), QUESTIONS),
-        Stage("traces", ("questions",), TRACES),
+        Stage("traces", ("questions",), TRACES, version=2),
         Stage("tool_insertion", ("traces",), TOOL_TRACES, version=2),
         Stage("loss_filter", ("tool_insertion", "base_model"), FILTERED, version=2),
         Stage("sft", ("loss_filter", "base_model"), None),
