@@ -135,7 +135,7 @@ async def _insert(
             if isinstance(plan, Reject):
                 return plan
             if plan.reasoning is not None:
-                now = {**now, "reasoning": plan.reasoning}
+                now = {**now, "reasoning": plan.reasoning, "contradictions": plan.contradictions}
             # Where one strategy has put its calls, a later one has nothing to add.
             taken = {one.at for one in planned}
             planned += [one for one in plan.calls if one.at not in taken]

@@ -160,6 +160,19 @@ def test_sampled_calls_are_run_where_no_other_call_stands(insert):
     assert calls_of(kept)[1].result.text == "4" and kept["segments"][-1]["kind"] == "call"
 
 
+def test_sampled_calls_stay_at_their_places_when_a_number_before_them_is_corrected(insert):
+    (row,) = traces(1)
+    text = "First 40*5 = 20 clips. Then | 3*3 = 10 and | done."
+    calls = [ToolCall("Calculator", {"expression": f"{number}+1"}) for number in range(3)]
+    inside, first, second = text.index("0 clips"), text.index("|"), text.rindex("|")
+    candidates = {row["id"]: [(inside, [calls[0]]), (first, [calls[1]]), (second, [calls[2]])]}
+    (kept,) = insert([{**row, "reasoning": text}], ToolInsertionConfig(contradicted="correct"), candidates).rows
+    assert kept["reasoning"] == "First 40*5 = 200 clips. Then | 3*3 = 9 and | done."
+    texts = [segment["text"] for segment in kept["segments"] if segment["kind"] == "text"]
+    assert texts == ["First 40*5 =", " 200 clips. Then ", "| 3*3 =", " 9 and ", "| done."]
+    assert len(kept["contradictions"]) == 2
+
+
 def test_a_search_that_finds_question_and_answer_is_counted_in_row_and_manifest(insert, search_service, tmp_path):
     (row,) = traces(two_hop=1)
     leak = {"id": "leak", "title": "quiz", "text": f"{row['question']} {row['answer']}"}
