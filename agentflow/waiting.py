@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -70,6 +71,23 @@ def unhurried() -> Iterator[None]:
         yield
     finally:
         deadline.resume()
+
+
+async def to_its_end(work: Future[Result]) -> Result:
+    """The result of `work` of another thread, which is waited for also by a task that was cancelled meanwhile: the
+    cancellation is raised when `work` has ended.
+    """
+    waiting = asyncio.wrap_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not waiting.done():
+        try:
+            await asyncio.wait([waiting])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        waiting.exception()  # looked at, so that nobody calls it forgotten
+        raise cancelled
+    return waiting.result()
 
 
 async def all_settled(awaitables: Iterable[Awaitable[Result]], at_once: int | None = None) -> list[Result]:

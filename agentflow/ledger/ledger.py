@@ -33,7 +33,7 @@ from agentflow.ledger.limits import Granted, LimitEntry
 from agentflow.ledger.models import BUDGETS, STOPS
 from agentflow.ledger.owners import me, settle_lost
 from agentflow.ledger.rows import answer_row, close_attempt, now, verified
-from agentflow.waiting import unhurried
+from agentflow.waiting import to_its_end, unhurried
 
 Send = Callable[[], Awaitable[Answer | Refusal]]
 Admit = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
@@ -229,7 +229,8 @@ class Ledger:
         close_attempt(attempt, "ok", cost, started, assumed=assumed, error="")
         attempt["http_status"] = outcome.http_status
         finish = Finish(attempt, answer, reservation, replace=replace_it)
-        earlier = verified(other := await asyncio.wrap_future(self._writer.submit(finish)))
+        # To its end also if cancelled: whoever asks this next must find the answer, not pay for it again.
+        earlier = verified(other := await to_its_end(self._writer.submit(finish)))
         if other is not None and earlier is not None:
             return Recorded(earlier, call.key, True, other["fetched_at"])
         return Recorded(outcome.response, call.key, True, answer["fetched_at"])
