@@ -49,7 +49,7 @@ def supporting_facts(record: Record) -> tuple[list[Fact], int]:
                 missing += 1
             elif fact not in facts:
                 facts.append(fact)
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
         raise BadRow(
             "bad_context",
             f"{error}; context is [[title, [sentence, ...]], ...], supporting_facts [[title, number], ...]",
