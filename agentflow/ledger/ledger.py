@@ -62,6 +62,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._owner = me()
         self._late_error: BaseException | None = None
+        self._unwritable: StoreError | None = None
+        # Why an answer that was paid for could not be kept: then no other is asked for.
 
     @classmethod
     def open(
@@ -131,8 +133,9 @@ class Ledger:
 
         `send` is called at most once. `admit` is entered around reserving and sending (a semaphore, a wait), never
         for stored answers; `permit` is awaited right before `send`: until it returns nothing has been sent, and if it
-        fails nothing is charged. Concurrent asks of one key share one call. Raises ReplayMissing (its `stops_run` is
-        True in mode `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure of `permit` and `send`.
+        fails nothing is charged. Once an answer could not be stored nothing further is sent. Concurrent asks of one key
+        share one call. Raises ReplayMissing (its `stops_run` is True in mode `replay_or_fail`), BudgetExceeded,
+        StoreError, and the ServiceFailure of `permit` and `send`.
         """
         while True:
             with self._lock:
@@ -195,6 +198,8 @@ class Ledger:
         replace_it: bool,
     ) -> Recorded:
         async with admit() if admit else contextlib.nullcontext():
+            if self._unwritable is not None:
+                raise StoreError(str(self._unwritable))
             reservation = await self._reserve(call, worst_case)
             if permit is not None:
                 try:
@@ -223,17 +228,25 @@ class Ledger:
         if isinstance(outcome, Refusal):
             close_attempt(attempt, outcome.error.kind, cost, started, assumed=assumed, error=str(outcome.error))
             attempt["http_status"] = outcome.error.status
-            await asyncio.wrap_future(self._writer.submit(Finish(attempt, reservation=reservation)))
+            await self._finish(Finish(attempt, reservation=reservation))
             raise outcome.error
         assert answer is not None
         close_attempt(attempt, "ok", cost, started, assumed=assumed, error="")
         attempt["http_status"] = outcome.http_status
         finish = Finish(attempt, answer, reservation, replace=replace_it)
-        # To its end also if cancelled: whoever asks this next must find the answer, not pay for it again.
-        earlier = verified(other := await to_its_end(self._writer.submit(finish)))
+        earlier = verified(other := await self._finish(finish))
         if other is not None and earlier is not None:
             return Recorded(earlier, call.key, True, other["fetched_at"])
         return Recorded(outcome.response, call.key, True, answer["fetched_at"])
+
+    async def _finish(self, finish: Finish) -> Row | None:
+        """Keep what came, to the end also if cancelled: whoever asks this next must find it and not pay again."""
+        try:
+            stored: Row | None = await to_its_end(self._writer.submit(finish))
+        except StoreError as error:
+            self._unwritable = error
+            raise
+        return stored
 
     async def _reserve(self, call: PaidCall, worst_case: Cost) -> str | None:
         if self.budget_key is None:
