@@ -143,7 +143,8 @@ class ToolBox:
         except ServiceFailure as failure:
             if failure.stops_run:
                 raise
-            raise ToolFailure(f"tool {tool.name!r}: {failure}", kind=failure.kind) from failure
+            message = f"tool {tool.name!r}: {failure}"
+            raise ToolFailure(message, kind=failure.kind, row_fault=failure.row_fault) from failure
         except AgentflowError:
             raise
         except Exception as error:

@@ -92,7 +92,8 @@ class WebSearch(Tool):
         except ServiceFailure as failure:
             if failure.stops_run:
                 raise
-            raise ToolFailure(f"search failed: {failure}", kind=failure.kind) from failure
+            message = f"search failed: {failure}"
+            raise ToolFailure(message, kind=failure.kind, row_fault=failure.row_fault) from failure
         return dataclasses.replace(
             self.render(answer.results, subject), ledger_key=answer.ledger_key, as_of=answer.as_of
         )

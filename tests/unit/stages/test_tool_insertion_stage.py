@@ -220,6 +220,17 @@ def test_a_search_that_keeps_failing_fails_its_row_alone(insert, search_service)
     assert all(line.startswith('Search {"query":"') and "500" in line for line in lines)
 
 
+def test_a_search_that_the_service_refuses_for_ever_quarantines_its_row(insert, search_service):
+    search_service.set_faults([{"kind": "status", "status": 400, "first": 1}])
+    (row,) = traces(two_hop=1)
+    (reject,) = insert([row], ToolInsertionConfig(search=IMPATIENT)).rejects
+    assert (reject.status, reject.reason) == ("quarantined", "rejected") and "400" in reject.detail
+    search_service.set_faults([{"kind": "status", "status": 400, "first": 1}, {"kind": "status", "status": 500}])
+    (other,) = [one for one in traces(two_hop=2) if one["id"] != row["id"]]
+    (reject,) = insert([other], ToolInsertionConfig(search=IMPATIENT)).rejects
+    assert (reject.status, reject.reason) == ("failed", "server_error"), "what can be asked again is asked again first"
+
+
 def test_lookups_that_cannot_be_read_quarantine_their_row_since_the_ledger_would_give_them_again(
     insert, teacher_service
 ):
