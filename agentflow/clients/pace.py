@@ -6,6 +6,7 @@ In: a paid call and the function that sends it once. Out: its recorded answer. P
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Protocol, TypeVar
@@ -13,7 +14,7 @@ from typing import Protocol, TypeVar
 from agentflow import clock
 from agentflow.clients.limit import Limiter
 from agentflow.clients.retry import Pacer, Patience, stopped_before
-from agentflow.errors import ServiceFailure
+from agentflow.errors import EmptyAnswer, MalformedAnswer, ServiceFailure
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Recorded, Refusal
 from agentflow.waiting import unhurried
 
@@ -41,6 +42,7 @@ class Pace:
     def __init__(self, service: str, config: Paced, ledger: Ledger, key: str) -> None:
         self._ledger, self._key = ledger, key
         self._longest_wait_s = config.patience.longest_wait_s
+        self._unusable_answers = config.patience.unusable_answers
         self._pacer = Pacer(
             service,
             concurrency=config.concurrency,
@@ -58,9 +60,14 @@ class Pace:
         if ledger.mode == "record" and (stop := ledger.stop_of(key)) is not None:
             self._pacer.stop(stopped_before(*stop))
 
-    async def persist(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
-        """`Pacer.persist`."""
-        return await self._pacer.persist(attempt)
+    async def persist(self, key: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """`Pacer.persist` for the call `key`. A failure is its row's own fault once there were too many of its kind."""
+        try:
+            return await self._pacer.persist(attempt)
+        except (EmptyAnswer, MalformedAnswer) as failure:
+            seen = await asyncio.to_thread(self._ledger.count_attempts, key, (EmptyAnswer.kind, MalformedAnswer.kind))
+            failure.row_fault = seen >= self._unusable_answers
+            raise
 
     async def ask(self, call: PaidCall, send: Callable[[], Awaitable[Answer | Refusal]], worst: Cost) -> Recorded:
         """One attempt through the ledger, sent when this process and the key's limits allow it.

@@ -61,6 +61,9 @@ class Patience(Frozen):
     # Upper end of the random wait before the second attempt; it doubles with each further one.
     longest_wait_s: float = Field(default=60.0, ge=0)
     # Cap of every wait, also of a Retry-After (a service may ask for a day).
+    unusable_answers: int = Field(default=15, ge=1)
+    # Empty or malformed answers to one request, all runs and retries together, after which its row is quarantined:
+    # until then it fails and is asked again.
     breaker_failures: int = Field(default=20, ge=1)
     # Broken connections, timeouts and 5xx in a row after which the client pauses and then sends one probe. So many
     # refused requests (400, 404) before any answer end the run.

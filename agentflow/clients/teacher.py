@@ -204,7 +204,7 @@ class TeacherClient:
                 fetched_at=recorded.fetched_at,
             )
 
-        return await self._pace.persist(attempt)
+        return await self._pace.persist(call.key, attempt)
 
     async def _send(self, request: dict[str, Any]) -> Answer | Refusal:
         """One HTTP request. Failures are returned, not raised, so that they carry no request (and no key) along."""

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -351,6 +351,12 @@ class Ledger:
         self._flush()
         with told(self._engine):
             return meters.mean_tokens(self._engine, provider, model)
+
+    def count_attempts(self, key: str, statuses: Sequence[str]) -> int:
+        """How many attempts under `key` ended in one of `statuses`, all runs together."""
+        self._flush()
+        with told(self._engine):
+            return meters.count_attempts(self._engine, key, statuses)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Request, response, hash, fetched_at and all attempts under `key`; None if it was never asked.

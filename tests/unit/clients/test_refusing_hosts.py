@@ -9,7 +9,7 @@ import pytest
 
 from agentflow.clients.retry import CircuitOpen, Patience
 from agentflow.clients.teacher import TeacherClient, TeacherConfig
-from agentflow.errors import RequestRejected
+from agentflow.errors import MalformedAnswer, RequestRejected
 from agentflow.ledger import Ledger
 
 QUESTION = [{"role": "user", "content": "What is 6 * 7?"}]
@@ -55,6 +55,22 @@ def test_a_host_that_refuses_every_request_ends_the_run_instead_of_every_row(
     ended = asyncio.run(run())
     assert isinstance(ended[-1], CircuitOpen) and ended[-1].stops_run and "Model Not Exist" in str(ended[-1])
     assert len(server.requests) <= 6 + 4
+
+
+def test_a_question_that_never_gets_a_usable_answer_becomes_its_rows_fault_after_some_retries(
+    server: Any, ledger: Ledger, reply: Any
+) -> None:
+    server.script = [reply({"choices": []})]
+    patience = Patience(first_wait_s=0.0, unusable_answers=5)
+    settings = TeacherConfig(max_attempts=2, patience=patience)
+
+    async def run() -> bool:
+        async with TeacherClient.open(settings, ledger, base_url=server.url) as teacher:
+            with pytest.raises(MalformedAnswer) as caught:
+                await teacher.complete(QUESTION)
+            return caught.value.row_fault
+
+    assert [asyncio.run(run()) for _ in range(3)] == [False, False, True] and len(server.requests) == 6
 
 
 def test_after_an_answer_a_refused_request_is_its_rows_own_fault(server: Any, ledger: Ledger, reply: Any) -> None:
