@@ -167,9 +167,11 @@ class ToolArgumentError(AgentflowError, ValueError):
 class ToolFailure(AgentflowError):
     """The tool's own infrastructure failed. Typed, counted, and never shown to a model or scored."""
 
-    def __init__(self, message: str, *, kind: str = "tool_failure") -> None:
+    def __init__(self, message: str, *, kind: str = "tool_failure", row_fault: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
+        self.row_fault = row_fault
+        # As of the ServiceFailure behind it: the same call would fail for ever.
 
 
 # ---------------------------------------------------------------- artifacts and stages

@@ -185,8 +185,8 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("base_model", (), None),
         Stage("questions", (), QUESTIONS),
-        Stage("traces", ("questions",), TRACES),
-        Stage("tool_insertion", ("traces",), TOOL_TRACES, version=2),
+        Stage("traces", ("questions",), TRACES, version=2),
+        Stage("tool_insertion", ("traces",), TOOL_TRACES, version=3),
         Stage("loss_filter", ("tool_insertion", "base_model"), FILTERED, version=2),
         Stage("sft", ("loss_filter", "base_model"), None),
         Stage("cold_start", ("loss_filter", "sft", "base_model"), None),

@@ -1,6 +1,7 @@
 """Data generation, measured: teacher, retry of failed searches, loss filter, a million rows, equations, answer check.
 
 Only puts the parts together, each of which can be run alone; a part that fails ends as a row and the others go on.
+`AGENTFLOW_BENCH_QUICK=1` goes the whole way with reduced sizes and measures nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 
 from benchmarks.row import Row
+from benchmarks.sizes import marked
 
 PARTS = ("data_insertion", "data_teacher", "data_retry", "data_filter", "data_rows")
 
@@ -23,7 +25,7 @@ def rows() -> Iterator[Row]:
             yield Row.not_run(f"benchmark part {part}", "", "", f"there is no module {module}")
             continue
         try:
-            yield from importlib.import_module(module).rows()
+            yield from marked(importlib.import_module(module).rows())
         except Exception as error:
             traceback.print_exc()
             reason = f"{type(error).__name__}: {error}"

@@ -22,6 +22,7 @@ from prefect_ray import RayTaskRunner
 from agentflow.errors import StageIncomplete
 from agentflow.services.server import LocalService
 from benchmarks.row import Row
+from benchmarks.sizes import sized
 from flows.local import QUIET, local_services, prefect_server, ray_cluster
 from flows.plan import plan
 from flows.recipes import Recipe, load_recipe
@@ -33,7 +34,7 @@ from tasks.simple import make_questions
 from tasks.tool_insertion import make_tool_insertion
 from tasks.traces import make_traces
 
-QUESTIONS = 160
+QUESTIONS = sized(160, 60)
 SHARE = 0.05
 SETTINGS = (
     "questions.source.arithmetic_train=0", f"questions.source.two_hop_train={QUESTIONS}", "teacher.local.wrong_rate=0",

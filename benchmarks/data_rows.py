@@ -33,8 +33,9 @@ from agentflow.sources.file_sources import NqOpenSource
 from agentflow.stages.loss_filter import LossFilterConfig, RowScore, Score, decide
 from agentflow.stages.questions import QuestionsConfig, cleaned_questions
 from benchmarks.row import Row
+from benchmarks.sizes import sized
 
-SIZES = (250_000, 500_000, 1_000_000)
+SIZES = sized((200_000, 1_000_000), (2_000, 8_000))
 TESTS = 2_000
 MOST_MB = 2_000
 # 2 GB, in 10^6 bytes, of resident memory; pages of memory-mapped files count.

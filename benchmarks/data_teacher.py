@@ -24,13 +24,15 @@ from agentflow.stages.traces import SYSTEM
 from benchmarks.paced_service import MOST_CONNECTIONS, PacedService
 from benchmarks.peers import NoPeer, peer_python
 from benchmarks.row import Row
+from benchmarks.sizes import sized
 
 REPO = Path(__file__).resolve().parents[1]
-ROUNDS = 3
-REQUESTS, IN_FLIGHT, LATENCY_MS = 2000, 64, 200
-SLOW_REQUESTS = 1000
-LIMIT, LIMITED_S = 600, 150.0
-FLOOD_REQUESTS, FLOODS = 10_000, (500, 5_000)
+ROUNDS, SLOW_ROUNDS = sized((3, 2), (1, 1))
+REQUESTS, IN_FLIGHT, LATENCY_MS = sized(2000, 200), 64, 200
+SLOW_REQUESTS = sized(1000, 128)
+LIMIT, LIMITED_S = 600, sized(130.0, 8.0)
+FLOOD_REQUESTS, FLOODS = sized((10_000, (500, 5_000)), (500, (50, 500)))
+FLOOD_ROUNDS = sized(2, 1)
 LONGEST_S = 900
 PEERS: dict[str, tuple[float, list[str]]] = {
     # Requirements are exact; ours have to be so many times as fast.
@@ -116,7 +118,8 @@ def _against(name: str, ours: float, service: PacedService) -> Row:
         python = peer_python(script.removesuffix(".py").removeprefix("peer_"), requirements)
         with tempfile.TemporaryDirectory(prefix="bench-peer-") as folder:
             arguments = [service.url, str(REQUESTS), str(IN_FLIGHT), folder, SYSTEM]
-            peer = _job([str(python), str(REPO / "benchmarks" / script), *arguments], folder)["wall_s"]
+            # Isolated: neither this folder nor a PYTHONPATH may put our modules before the peer's.
+            peer = _job([str(python), "-I", str(REPO / "benchmarks" / script), *arguments], folder)["wall_s"]
     except (NoPeer, JobFailed, subprocess.TimeoutExpired) as error:
         return Row.not_run(what, f"≥ {times} times", "times", str(error))
     service.history(reset=True)
@@ -126,7 +129,7 @@ def _against(name: str, ours: float, service: PacedService) -> Row:
 
 def _slow(service: PacedService) -> Row:
     ideal = -(-SLOW_REQUESTS // IN_FLIGHT) * service.latency_ms / 1000
-    runs = [_own("stage", service, SLOW_REQUESTS, IN_FLIGHT)["wall_s"] for _ in range(ROUNDS)]
+    runs = [_own("stage", service, SLOW_REQUESTS, IN_FLIGHT)["wall_s"] for _ in range(SLOW_ROUNDS)]
     share = ideal / statistics.median(runs)
     what = f"{SLOW_REQUESTS:,} teacher requests at 1 s, {IN_FLIGHT} in flight: share of the ideal {ideal:.0f} s"
     return Row.done(what, "≥ 0.95", round(share, 3), "", share >= 0.95, f"runs {_seconds(runs)} s")
@@ -175,13 +178,14 @@ def _floods(service: PacedService) -> Iterator[Row]:
         return
     walls, extras, peaks = {}, {}, {}
     for in_flight in FLOODS:
-        found = [_own("stage", service, FLOOD_REQUESTS, in_flight) for _ in range(2)]
+        found = [_own("stage", service, FLOOD_REQUESTS, in_flight) for _ in range(FLOOD_ROUNDS)]
         walls[in_flight] = min(one["wall_s"] for one in found)
         extras[in_flight] = max(one["extra_mib"] for one in found)
         peaks[in_flight] = service.history(reset=True)["peak"]
         time.sleep(1)
     few, many = FLOODS
-    reason = f"{walls[few]:.1f} s with {few}; {peaks[many]:,} in flight as the service saw it; better of two runs each"
+    seen = f"{peaks[many]:,} in flight as the service saw it"
+    reason = f"{walls[few]:.1f} s with {few}; {seen}; better of {FLOOD_ROUNDS} runs each"
     ok = walls[many] <= walls[few]
     yield Row.done(what + f"wall time with {many:,} in flight", f"≤ with {few}", round(walls[many], 1), "s", ok, reason)
     more = extras[many]

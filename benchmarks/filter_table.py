@@ -4,7 +4,8 @@
     python -m benchmarks.filter_table --rows 60 --only json 2 toolformer     # one line of it
 
 Real GSM8K solutions with calculator calls, scored by SmolLM2-135M. Each line is kept in
-`benchmarks/filter_table.json`, and the whole table is printed as Markdown.
+`benchmarks/filter_table.json`; the whole table is printed and put into docs/loss_filter.md, between its two marks.
+A line of other rows than asked for now is measured anew; one of the same rows is not (`--again` does).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from benchmarks.data_filter import filtered, smollm2, tool_traces
 from benchmarks.main_job import bench_root
 
 RESULTS = Path(__file__).resolve().with_name("filter_table.json")
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "loss_filter.md"
+MARKS = ("<!-- made by benchmarks.filter_table -->", "<!-- end -->")
 OPTIONS = list(itertools.product(("compact", "json"), ("0", "1", "2"), ("uniform", "toolformer")))
 TAUS = (0.0, 1.0)
 # Toolformer's rule asks for 1.0 [P]; at 0 it is comparable with paper A's.
@@ -34,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=60)
     parser.add_argument("--only", nargs=3, metavar=("SYNTAX", "EXAMPLES", "WEIGHTING"))
+    parser.add_argument("--again", action="store_true", help="also what is there already")
     asked = parser.parse_args()
     traces = tool_traces(asked.rows)
     with bench_root() as bench:
@@ -41,6 +45,8 @@ def main() -> None:
         model, tokenizer = load_model(base).eval(), load_tokenizer(base)
     for option in [tuple(asked.only)] if asked.only else OPTIONS:
         syntax, examples, weighting = option
+        if not asked.again and is_there(syntax, int(examples), weighting, len(traces)):
+            continue
         prompt = PromptConfig.model_validate({"syntax": syntax})
         settings = {"n_examples": int(examples), "weighting": weighting, "prompt": prompt}
         config = LossFilterConfig.model_validate(settings)
@@ -52,7 +58,30 @@ def main() -> None:
                 {"syntax": syntax, "examples": int(examples), "weighting": weighting, "tau": tau}
                 | counts(decide(traces, scores, changed).rows)
             )
-    print(table(json.loads(RESULTS.read_text())))
+    lines = stored()
+    print(table(lines))
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table(lines)), encoding="utf-8")
+
+
+def is_there(syntax: str, examples: int, weighting: str, rows: int) -> bool:
+    """Whether these options were measured on so many rows."""
+    wanted = {"syntax": syntax, "examples": examples, "weighting": weighting, "rows": rows}
+    return any(all(line[name] == value for name, value in wanted.items()) for line in stored())
+
+
+def with_table(page: str, lines: str) -> str:
+    """`page` with `lines` in place of what stands between the marks."""
+    before, _, rest = page.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not end:
+        raise ValueError(f"{PAGE.name} has no place for the table: {' ... '.join(MARKS)}")
+    return f"{before}{MARKS[0]}\n{lines}\n{MARKS[1]}{after}"
+
+
+def stored() -> list[dict[str, Any]]:
+    """The lines measured so far."""
+    found: list[dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
+    return found
 
 
 def counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -68,8 +97,7 @@ def counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
 def keep(line: dict[str, Any]) -> None:
     """Put `line` into the result file, in place of an older one of the same options."""
     names = ("syntax", "examples", "weighting", "tau")
-    stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
-    others = [old for old in stored if any(old[name] != line[name] for name in names)]
+    others = [old for old in stored() if any(old[name] != line[name] for name in names)]
     lines = sorted([*others, line], key=lambda one: [str(one[name]) for name in names])
     temporary = RESULTS.with_suffix(".tmp")
     temporary.write_text(json.dumps(lines, indent=1) + "\n")

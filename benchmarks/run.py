@@ -1,7 +1,8 @@
 """`python -m benchmarks.run NAME`: runs one measured comparison, prints its table, writes its result file.
 
 Comes in: a name, that is a module `benchmarks.<name>` with `rows() -> Iterator[Row]`. Goes out:
-`benchmarks/results/<name>.json` and `benchmarks/README.md`, made anew from all result files.
+`benchmarks/results/<name>.json` and `benchmarks/README.md`, made anew from all result files; neither with reduced sizes
+(`benchmarks.sizes`).
 Exit code: 0 if every row that ran is ok, 1 if not, 2 for a name that cannot be run.
 """
 
@@ -25,6 +26,7 @@ from rich.text import Text
 from agentflow.report.summary import finite
 from benchmarks.machine import describe_commit, describe_machine
 from benchmarks.row import Row
+from benchmarks.sizes import quick
 
 HERE = Path(__file__).resolve().parent
 REGISTRY = {
@@ -58,8 +60,11 @@ def main(arguments: Sequence[str] | None = None, registry: Mapping[str, str] = R
             "rows": [dataclasses.asdict(row) for row in rows],
         }
     )
-    _write(folder / "results" / f"{name}.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    _write(folder / "README.md", readme(folder / "results"))
+    if quick():
+        print("Reduced sizes: nothing was measured and no result is written.")
+    else:
+        _write(folder / "results" / f"{name}.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        _write(folder / "README.md", readme(folder / "results"))
     Console().print(_table(name, rows))
     return 0 if all(row.ok for row in rows if row.ran) else 1
 

@@ -2,8 +2,8 @@
 
 In: a quiet machine. The model is the demo's SmolLM2-135M where its package is installed, else a small random Llama (the
 row's reason says which). Both sides get the same model, the same encoded rows in the same order and the same settings;
-they alternate, and what is compared is the median of the pairs. Both checkpoint at the same steps. Speeds count what the
-trainer's own clock counts (`train_runtime`): loading is left out, our callbacks and the sealing of checkpoints are not.
+they alternate, and what is compared is the median of the pairs. Both checkpoint at the same steps. Speeds count what
+the trainer's own clock counts (`train_runtime`): loading is left out, our callbacks and sealing checkpoints are not.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from agentflow.errors import CutAnswer, EmptyAnswer, FilteredAnswer, MalformedAnswer
+from agentflow.errors import CutAnswer, EmptyAnswer, FilteredAnswer, MalformedAnswer, ServerFailed
 
+_INTERRUPTED = {"insufficient_system_resource", "error", "abort"}
+# The service broke off in the middle: DeepSeek's, OpenRouter's and vLLM's (also SGLang's) words for it.
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -28,8 +30,8 @@ class Completed:
 def read_completion(body: dict[str, Any]) -> Completed:
     """The answer in a chat completion body.
 
-    Raises CutAnswer (length), FilteredAnswer (content_filter, or a refusal), EmptyAnswer (no content) and
-    MalformedAnswer (anything that is no chat completion).
+    Raises CutAnswer (length), FilteredAnswer (content_filter, or a refusal), ServerFailed (broken off by the service),
+    EmptyAnswer (no content) and MalformedAnswer (anything that is no chat completion).
     """
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
@@ -41,6 +43,8 @@ def read_completion(body: dict[str, Any]) -> Completed:
         raise CutAnswer("the answer reached max_tokens and stops in the middle; raise max_tokens", status=200)
     if finish == "content_filter" or message.get("refusal"):
         raise FilteredAnswer("the service filtered or refused the answer", status=200)
+    if isinstance(finish, str) and finish in _INTERRUPTED:
+        raise ServerFailed(f"the service broke the answer off (finish_reason {finish})", status=200)
     content = _text(message, "content")
     reasoning = _text(message, "reasoning_content") or _text(message, "reasoning") or None
     if reasoning is None:

@@ -24,6 +24,8 @@ LOCAL_KEY = "local"
 NO_KEY = "none"
 # What a host gets whose configuration says that it needs no key (`api_key_env: ""`).
 KEY_OWNERS = {"OPENAI_API_KEY": "api.openai.com", "TAVILY_API_KEY": "api.tavily.com"}
+WITHOUT_SCHEMAS = frozenset({"api.deepseek.com"})
+# Hosts known to refuse a `response_format` with a JSON schema (400); they take {"type": "json_object"}.
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

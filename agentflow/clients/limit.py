@@ -1,8 +1,9 @@
 """Requests and tokens a minute of one key: what waits here goes when the ledger's sliding log has room for it.
 
 In: calls of one client with the tokens each may take. Out: permission, in the order of asking; what was really used
-goes back. All calls that wait share one conversation with the database, a chunk at a time, so that thousands of them
-cost it a few transactions a second. Belongs to one event loop; promise and clock stand in `agentflow.ledger.limits`.
+goes back. A Retry-After that one process got is waited for by all that use the key, limits or not. All calls that wait
+share one conversation with the database, a chunk at a time, so that thousands of them cost it a few transactions a
+second. Belongs to one event loop; promise and clock stand in `agentflow.ledger.limits`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _LATE_S = 0.25
 # A grant that took longer than this to come back counts from when it came back.
 _JITTER_S = 0.02
 # Processes that wait for the same instant come in another order each time.
+_LOOK_S = 1.0
+# Without limits: how old what is known of others' Retry-After may be.
 
 
 @dataclass
@@ -34,7 +37,7 @@ class _Waiting:
 
 
 class Limiter:
-    """The limits of one key as one client sees them; without limits every call passes at once."""
+    """The limits of one key as one client sees them; without limits only a Retry-After of the key holds calls up."""
 
     def __init__(
         self,
@@ -50,7 +53,11 @@ class Limiter:
         self._hold_us = round(1e6 * hold_s)
         self._queue: deque[_Waiting] = deque()
         self._freed = asyncio.Event()
+        self._given_up = False
         self._asking: asyncio.Task[None] | None = None
+        self._look_at = self._paused_until = 0.0
+        # On the local monotonic clock: when to look for a pause again, and until when the last one seen lasts.
+        self._looking: asyncio.Task[None] | None = None
         # Smaller than what may go at once, so that other processes get their share of it.
         share = _LARGEST_CHUNK if requests_per_minute is None else burst_of(requests_per_minute) // 4
         self._chunk = max(1, min(_LARGEST_CHUNK, share))
@@ -63,6 +70,7 @@ class Limiter:
     async def acquire(self, tokens: int) -> str | None:
         """Wait until a call that takes at most `tokens` may go; what `settle` needs to know. Raises StoreError."""
         if not self.limited:
+            await self._until_no_pause()
             return None
         waiting = _Waiting(uuid.uuid4().hex, tokens, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
@@ -83,17 +91,39 @@ class Limiter:
             self._freed.set()
 
     def pause(self, seconds: float) -> None:
-        """A Retry-After: no process that uses the key under a limit asks for so long."""
-        if self.limited:
-            self._ledger.limit_later(Pause(self._key, seconds))
+        """A Retry-After: no process that uses the key asks for so long."""
+        self._ledger.limit_later(Pause(self._key, seconds))
 
     def give_up(self, failure: Exception) -> None:
-        """Nothing will be sent any more: whoever waits gets `failure`."""
+        """Nothing will be sent any more: whoever waits for a limit gets `failure`; a pause ends."""
+        self._given_up = True
         while self._queue:
             turn = self._queue.popleft().turn
             if not turn.done():
                 turn.set_exception(copy.copy(failure))
         self._freed.set()
+
+    async def _until_no_pause(self) -> None:
+        """Wait for a Retry-After of any process; only the first look at the ledger is waited for."""
+        first = not self._look_at
+        while True:
+            if self._looking is None and time.monotonic() >= self._look_at:
+                self._looking = asyncio.create_task(self._look())
+            if self._looking is not None and (first or self._looking.done()):
+                await asyncio.shield(self._looking)
+                first, self._looking = False, None
+            wait_s = min(self._paused_until - time.monotonic(), _LOOK_S)
+            if wait_s <= 0 or self._given_up:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._freed.wait()
+
+    async def _look(self) -> None:
+        granted = await self._ledger.limit(Grant(self._key, None, None, (), ()))
+        assert granted is not None
+        now = time.monotonic()
+        self._paused_until, self._look_at = now + granted.wait_s, now + _LOOK_S
 
     async def _ask(self) -> None:
         """Until nobody waits: ask for the next chunk, let go what was granted, wait as long as the log says."""

@@ -6,6 +6,7 @@ In: a paid call and the function that sends it once. Out: its recorded answer. P
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from typing import Protocol, TypeVar
@@ -13,8 +14,9 @@ from typing import Protocol, TypeVar
 from agentflow import clock
 from agentflow.clients.limit import Limiter
 from agentflow.clients.retry import Pacer, Patience, stopped_before
-from agentflow.errors import ServiceFailure
+from agentflow.errors import EmptyAnswer, MalformedAnswer, ServiceFailure
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Recorded, Refusal
+from agentflow.waiting import unhurried
 
 Result = TypeVar("Result")
 
@@ -40,6 +42,7 @@ class Pace:
     def __init__(self, service: str, config: Paced, ledger: Ledger, key: str) -> None:
         self._ledger, self._key = ledger, key
         self._longest_wait_s = config.patience.longest_wait_s
+        self._unusable_answers = config.patience.unusable_answers
         self._pacer = Pacer(
             service,
             concurrency=config.concurrency,
@@ -57,9 +60,14 @@ class Pace:
         if ledger.mode == "record" and (stop := ledger.stop_of(key)) is not None:
             self._pacer.stop(stopped_before(*stop))
 
-    async def persist(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
-        """`Pacer.persist`."""
-        return await self._pacer.persist(attempt)
+    async def persist(self, key: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """`Pacer.persist` for the call `key`. A failure is its row's own fault once there were too many of its kind."""
+        try:
+            return await self._pacer.persist(attempt)
+        except (EmptyAnswer, MalformedAnswer) as failure:
+            seen = await asyncio.to_thread(self._ledger.count_attempts, key, (EmptyAnswer.kind, MalformedAnswer.kind))
+            failure.row_fault = seen >= self._unusable_answers
+            raise
 
     async def ask(self, call: PaidCall, send: Callable[[], Awaitable[Answer | Refusal]], worst: Cost) -> Recorded:
         """One attempt through the ledger, sent when this process and the key's limits allow it.
@@ -70,7 +78,7 @@ class Pace:
 
         async def permit() -> None:
             self._pacer.check()
-            with clock.here().during("limit_wait") if self._limiter.limited else nullcontext():
+            with unhurried(), clock.here().during("limit_wait") if self._limiter.limited else nullcontext():
                 permits.append(await self._limiter.acquire(worst.tokens_in + worst.tokens_out))
             self._pacer.check()
 

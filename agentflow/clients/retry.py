@@ -28,9 +28,11 @@ from agentflow.errors import (
     ConnectionFailed,
     QuotaExhausted,
     RateLimited,
+    RequestRejected,
     ServerFailed,
     ServiceFailure,
 )
+from agentflow.waiting import unhurried
 
 Result = TypeVar("Result")
 Sleep = Callable[[float], Awaitable[None]]
@@ -59,8 +61,12 @@ class Patience(Frozen):
     # Upper end of the random wait before the second attempt; it doubles with each further one.
     longest_wait_s: float = Field(default=60.0, ge=0)
     # Cap of every wait, also of a Retry-After (a service may ask for a day).
+    unusable_answers: int = Field(default=15, ge=1)
+    # Empty or malformed answers to one request, all runs and retries together, after which its row is quarantined:
+    # until then it fails and is asked again.
     breaker_failures: int = Field(default=20, ge=1)
-    # Broken connections, timeouts and 5xx in a row after which the client pauses and then sends one probe.
+    # Broken connections, timeouts and 5xx in a row after which the client pauses and then sends one probe. So many
+    # refused requests (400, 404) before any answer end the run.
     breaker_pause_s: float = Field(default=5.0, ge=0)
     # First such pause; it doubles each time a probe fails.
     breaker_probes: int = Field(default=5, ge=0)
@@ -89,6 +95,9 @@ class Pacer:
         self._not_before = 0.0
         self._failures = 0
         self._probes_failed = 0
+        self._answered = False
+        self._rejected = 0
+        # Requests refused as such (400, 404) before the first usable answer.
         self._open = False
         self._probe_done: asyncio.Event | None = None
         self._stopped: ServiceFailure | None = None
@@ -127,8 +136,10 @@ class Pacer:
     @contextlib.asynccontextmanager
     async def admit(self) -> AsyncIterator[None]:
         """A slot for one request, once it may be sent. Raises the failure that stopped the client, or CircuitOpen."""
-        async with self._slots:
-            probe = await self._gate()
+        async with contextlib.AsyncExitStack() as stack:
+            with unhurried():
+                await stack.enter_async_context(self._slots)
+                probe = await self._gate()
             try:
                 yield
             finally:
@@ -168,6 +179,9 @@ class Pacer:
         """Learn from one request, while its slot is still held: None for a usable answer."""
         if failure is not None and failure.stops_run:
             self.stop(failure)
+        self._answered = self._answered or failure is None
+        if isinstance(failure, RequestRejected) and not self._answered:
+            self._refused(failure)
         if isinstance(failure, RateLimited):
             self._slots.too_many()
         elif not isinstance(failure, _INFRASTRUCTURE):
@@ -188,6 +202,17 @@ class Pacer:
             if self._failures < self._patience.breaker_failures:
                 return
         self._pause(failure)
+
+    def _refused(self, failure: RequestRejected) -> None:
+        """One refused request is a fault of its row; where all are refused it is one of the configuration."""
+        self._rejected += 1
+        if self._rejected >= self._patience.breaker_failures:
+            self.stop(
+                CircuitOpen(
+                    f"{self._service} refused the first {self._rejected} requests and answered none; see that model "
+                    f"and options are what this host takes; the last one: {failure}"
+                )
+            )
 
     def _pause(self, failure: ServiceFailure) -> None:
         if self._probes_failed > self._patience.breaker_probes:

@@ -169,7 +169,7 @@ class SearchClient:
             recorded = await self._pace.ask(call, lambda: self._send(call.request), search_cost(self.config))
             return SearchAnswer(read_results(recorded.response), recorded.key, recorded.paid, recorded.fetched_at)
 
-        return await self._pace.persist(attempt)
+        return await self._pace.persist(call.key, attempt)
 
     async def _send(self, request: dict[str, Any]) -> Answer | Refusal:
         """One HTTP request. Failures are returned, not raised, so that they carry no request (and no key) along."""

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import aiohttp
 import httpx2
@@ -22,7 +22,15 @@ from pydantic import Field
 from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json
 from agentflow.clients.completion import read_completion, tokens_used
 from agentflow.clients.connections import allow_connections, fewer_collections
-from agentflow.clients.endpoint import LOCAL_KEY, NO_KEY, ServiceConfig, key_for, limit_key, split_url
+from agentflow.clients.endpoint import (
+    LOCAL_KEY,
+    NO_KEY,
+    WITHOUT_SCHEMAS,
+    ServiceConfig,
+    key_for,
+    limit_key,
+    split_url,
+)
 from agentflow.clients.pace import Pace
 from agentflow.config import Frozen, LocalFile, Where
 from agentflow.errors import ConfigError, RequestRejected, ServiceFailure
@@ -66,6 +74,9 @@ class TeacherConfig(ServiceConfig):
     # System prompt put before messages that bring none; empty: none.
     send_seed: bool | None = None
     # Send the sample index as `seed`. None: only to the stand-in, which would repeat itself otherwise.
+    structured: Literal["json_schema", "json_object", "none"] | None = None
+    # How structured answers are asked for: by schema, as any JSON object, or in words only. None: json_object from
+    # hosts known to refuse schemas (DeepSeek), json_schema from all others. What comes back is checked in any case.
     api_key_env: Annotated[str, Where()] = "OPENAI_API_KEY"
     # Name of the variable with the key of `base_url`'s host; "" if it needs none. The stand-in never gets a key.
     usd_per_million_in: Annotated[float | None, Where()] = Field(default=None, ge=0)
@@ -147,7 +158,7 @@ class TeacherClient:
             "temperature": config.temperature,
             "top_p": config.top_p,
             "seed": sample_index if with_seed else None,
-            "response_format": response_format,
+            "response_format": _response_format(config, response_format),
         }
         request.update({name: value for name, value in optional.items() if value is not None})
         return PaidCall("teacher", self._provider, config.model, request, sample_index, self._edition)
@@ -177,7 +188,7 @@ class TeacherClient:
                 fetched_at=recorded.fetched_at,
             )
 
-        return await self._pace.persist(attempt)
+        return await self._pace.persist(call.key, attempt)
 
     async def _send(self, request: dict[str, Any]) -> Answer | Refusal:
         """One HTTP request. Failures are returned, not raised, so that they carry no request (and no key) along."""
@@ -221,6 +232,15 @@ class TeacherClient:
         prompt = len(canonical_json(sent).encode("utf-8", "backslashreplace"))
         tokens_in = prompt + TOKENS_PER_MESSAGE * len(request["messages"])
         return teacher_cost(self.config, tokens_in, self.config.max_tokens)
+
+
+def _response_format(config: TeacherConfig, wanted: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is sent where an answer of the form `wanted` is."""
+    if wanted is None:
+        return None
+    host = None if config.base_url is None else split_url(config.base_url).hostname
+    kind = config.structured or ("json_object" if host in WITHOUT_SCHEMAS else "json_schema")
+    return {"json_schema": wanted, "json_object": {"type": "json_object"}, "none": None}[kind]
 
 
 def teacher_cost(config: TeacherConfig, tokens_in: int, tokens_out: int) -> Cost:

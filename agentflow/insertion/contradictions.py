@@ -78,6 +78,18 @@ def undo(text: str, changed: Sequence[Contradiction]) -> str:
     return text
 
 
+def moved(at: int, changed: Sequence[Contradiction]) -> int | None:
+    """Where offset `at` of the text before `correct` is in the text after it; None within a replaced number."""
+    shift = 0
+    for one in changed:
+        if one.action != "corrected" or at + shift <= one.at:
+            continue
+        if at + shift < one.at + len(one.stated):
+            return None
+        shift += len(one.computed) - len(one.stated)
+    return at + shift
+
+
 def _contradiction(text: str, equation: Equation, action: Literal["kept", "corrected"]) -> Contradiction:
     return Contradiction(
         at=equation.end - len(equation.stated),

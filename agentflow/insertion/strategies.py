@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from agentflow.errors import MalformedAnswer, ToolArgumentError
-from agentflow.insertion.contradictions import contradictions, correct
+from agentflow.insertion.contradictions import contradictions, correct, moved
 from agentflow.insertion.equations import find_equations
 from agentflow.insertion.lookups import question_message, read_lookups, response_format
 from agentflow.insertion.strategy import Plan, PlannedCall
@@ -102,7 +102,8 @@ class Sampled:
 
     `candidates` holds, by row id, the places in order of p(call) and for each the distinct calls sampled there, the
     most frequent first. One call a place is taken: the first whose arguments the calculator accepts [O]; Toolformer
-    runs all of them and lets its filter choose. An equal call at a second place is left out.
+    runs all of them and lets its filter choose. An equal call at a second place is left out. Places are those of the
+    trace as it came in; corrections since then (the row's `contradictions`) move them along.
     """
 
     def __init__(self, candidates: Mapping[str, Sequence[tuple[int, Sequence[ToolCall]]]]) -> None:
@@ -113,9 +114,10 @@ class Sampled:
 
     async def plan(self, row: dict[str, Any]) -> Plan | Reject:
         planned: dict[str, PlannedCall] = {}
-        for at, calls in self._candidates[row["id"]]:
+        for place, calls in self._candidates[row["id"]]:
+            at = moved(place, row.get("contradictions") or ())
             usable = next((call for call in calls if _may_run(call)), None)
-            if usable is not None and at <= len(row["reasoning"]):
+            if usable is not None and at is not None and at <= len(row["reasoning"]):
                 planned.setdefault(usable.key, PlannedCall(at, usable))
         return Plan(tuple(planned.values()))
 

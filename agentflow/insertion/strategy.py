@@ -7,7 +7,7 @@
 | `Sampled` | calls that a scoring model itself would write (Toolformer) | `strategies`, `models.call_sampling` |
 
 A strategy asks and decides; it runs no tool and splices nothing. Strategies are applied one after another, each to the
-reasoning that the one before left; only `Equations` may change it, and says so.
+reasoning that the one before left; only `Equations` may change it, and says so: the row then has its `contradictions`.
 """
 
 from __future__ import annotations

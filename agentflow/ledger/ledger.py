@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,6 +33,7 @@ from agentflow.ledger.limits import Granted, LimitEntry
 from agentflow.ledger.models import BUDGETS, STOPS
 from agentflow.ledger.owners import me, settle_lost
 from agentflow.ledger.rows import answer_row, close_attempt, now, verified
+from agentflow.waiting import to_its_end, unhurried
 
 Send = Callable[[], Awaitable[Answer | Refusal]]
 Admit = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
@@ -63,6 +64,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._owner = me()
         self._late_error: BaseException | None = None
+        self._unwritable: StoreError | None = None
+        # Why an answer that was paid for could not be kept: then no other is asked for.
 
     @classmethod
     def open(
@@ -135,8 +138,9 @@ class Ledger:
 
         `send` is called at most once. `admit` is entered around reserving and sending (a semaphore, a wait), never
         for stored answers; `permit` is awaited right before `send`: until it returns nothing has been sent, and if it
-        fails nothing is charged. Concurrent asks of one key share one call. Raises ReplayMissing (its `stops_run` is
-        True in mode `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure of `permit` and `send`.
+        fails nothing is charged. Once an answer could not be stored nothing further is sent. Concurrent asks of one key
+        share one call. Raises ReplayMissing (its `stops_run` is True in mode `replay_or_fail`), BudgetExceeded,
+        StoreError, and the ServiceFailure of `permit` and `send`.
         """
         while True:
             with self._lock:
@@ -148,7 +152,8 @@ class Ledger:
             if shared is None:
                 return await self._ask_for_all(call, own, send, worst_case, admit, permit)
             try:
-                recorded = await asyncio.wrap_future(shared)
+                with unhurried():  # that call has a deadline of its own
+                    recorded = await asyncio.wrap_future(shared)
             except _LeaderGone:
                 continue
             self._later(CountReplay(call.kind))
@@ -198,6 +203,8 @@ class Ledger:
         replace_it: bool,
     ) -> Recorded:
         async with admit() if admit else contextlib.nullcontext():
+            if self._unwritable is not None:
+                raise StoreError(str(self._unwritable))
             reservation = await self._reserve(call, worst_case)
             if permit is not None:
                 try:
@@ -226,16 +233,25 @@ class Ledger:
         if isinstance(outcome, Refusal):
             close_attempt(attempt, outcome.error.kind, cost, started, assumed=assumed, error=str(outcome.error))
             attempt["http_status"] = outcome.error.status
-            await asyncio.wrap_future(self._writer.submit(Finish(attempt, reservation=reservation)))
+            await self._finish(Finish(attempt, reservation=reservation))
             raise outcome.error
         assert answer is not None
         close_attempt(attempt, "ok", cost, started, assumed=assumed, error="")
         attempt["http_status"] = outcome.http_status
         finish = Finish(attempt, answer, reservation, replace=replace_it)
-        earlier = verified(other := await asyncio.wrap_future(self._writer.submit(finish)))
+        earlier = verified(other := await self._finish(finish))
         if other is not None and earlier is not None:
             return Recorded(earlier, call.key, True, other["fetched_at"])
         return Recorded(outcome.response, call.key, True, answer["fetched_at"])
+
+    async def _finish(self, finish: Finish) -> Row | None:
+        """Keep what came, to the end also if cancelled: whoever asks this next must find it and not pay again."""
+        try:
+            stored: Row | None = await to_its_end(self._writer.submit(finish))
+        except StoreError as error:
+            self._unwritable = error
+            raise
+        return stored
 
     async def _reserve(self, call: PaidCall, worst_case: Cost) -> str | None:
         if self.budget_key is None:
@@ -340,6 +356,12 @@ class Ledger:
         self._flush()
         with told(self._engine):
             return meters.mean_tokens(self._engine, provider, model)
+
+    def count_attempts(self, key: str, statuses: Sequence[str]) -> int:
+        """How many attempts under `key` ended in one of `statuses`, all runs together."""
+        self._flush()
+        with told(self._engine):
+            return meters.count_attempts(self._engine, key, statuses)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """Request, response, hash, fetched_at and all attempts under `key`; None if it was never asked.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,13 @@ def mean_tokens(engine: Engine, provider: str, model: str) -> MeanTokens:
     with reading(engine) as connection:
         count, mean_in, mean_out = connection.execute(statement.where(*told, *of_model)).one()
     return MeanTokens(int(count), float(mean_in or 0), float(mean_out or 0))
+
+
+def count_attempts(engine: Engine, key: str, statuses: Sequence[str]) -> int:
+    """See `Ledger.count_attempts`."""
+    of_key = select(func.count()).where(ATTEMPTS.c.key == key, ATTEMPTS.c.status.in_(statuses))
+    with reading(engine) as connection:
+        return int(connection.scalar(of_key) or 0)
 
 
 def usage(engine: Engine, run_id: str | None) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import os
 from datetime import UTC, datetime
 
 import psutil
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, select
 
 from agentflow.ledger.books import Books
+from agentflow.ledger.database import insert_new
 from agentflow.ledger.models import ATTEMPTS, RESERVATIONS
 from agentflow.ledger.places import host_and_boot
 
@@ -46,8 +47,9 @@ def settle_lost(engine: Engine, books: Books, budget_key: str) -> int:
         lost = [row for row in rows if row["owner"] in dead]
         if lost:
             books.settle(connection, {row["id"]: row["micro"] for row in lost})
+            # On PostgreSQL another process that opens the same purse may have written them off just now.
             connection.execute(
-                insert(ATTEMPTS),
+                insert_new(engine, ATTEMPTS),
                 [
                     {
                         **{name: row[name] for name in ("key", "kind", "run_id", "tokens_in", "tokens_out", "credits")},

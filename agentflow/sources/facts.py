@@ -41,7 +41,7 @@ def supporting_facts(record: Record) -> tuple[list[Fact], int]:
         context = dict(_pairs(record.get("context"), "sentences", "content"))
         wanted = _pairs(record.get("supporting_facts"), "sent_id")
         return collected(_pointed_at(context.get(title, ()), title, number) for title, number in wanted if context)
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
         raise BadRow(
             "bad_context",
             f"{error}; context is [[title, [sentence, ...]], ...], supporting_facts [[title, number], ...]",

@@ -49,6 +49,6 @@ def _triples(value: Any) -> list[list[str]]:
         triples = [list(triple) for triple in value or ()]
         if not all(len(triple) == 3 and all(isinstance(part, str) for part in triple) for triple in triples):
             raise ValueError("a triple is not three texts")
-    except (TypeError, ValueError, LookupError) as error:
+    except (TypeError, ValueError, LookupError, RecursionError) as error:
         raise BadRow("bad_context", f"{error}; evidences are [[subject, relation, object], ...]") from error
     return triples

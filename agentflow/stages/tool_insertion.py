@@ -135,7 +135,7 @@ async def _insert(
             if isinstance(plan, Reject):
                 return plan
             if plan.reasoning is not None:
-                now = {**now, "reasoning": plan.reasoning}
+                now = {**now, "reasoning": plan.reasoning, "contradictions": plan.contradictions}
             # Where one strategy has put its calls, a later one has nothing to add.
             taken = {one.at for one in planned}
             planned += [one for one in plan.calls if one.at not in taken]
@@ -167,7 +167,8 @@ async def _run(
 ) -> list[Insertion] | Reject:
     """Run the planned calls at once; calls the syntax cannot write and calls the tool refuses are left out.
 
-    Where a tool's infrastructure failed the row failed, and its detail has a line for every such call.
+    Where a tool's infrastructure failed the row failed, and its detail has a line for every such call; where the
+    service refuses the call for ever the row is quarantined.
     """
     syntax: Syntax = syntax_for(config.prompt.syntax)
     subject = Subject(row["question"], (row["answer"], *row["aliases"]))
@@ -177,7 +178,9 @@ async def _run(
     failures = [(one.call, result) for one, result in called if isinstance(result, ToolFailure)]
     if failures:
         lines = [f"{call.tool} {canonical_json(call.arguments)}: {failure}" for call, failure in failures]
-        return Reject(row["id"], "failed", failures[0][1].kind, "\n".join(lines), row)
+        again = [failure for _, failure in failures if not failure.row_fault]
+        status: Literal["failed", "quarantined"] = "failed" if again else "quarantined"
+        return Reject(row["id"], status, (again or [failures[0][1]])[0].kind, "\n".join(lines), row)
     return [
         Insertion(one.at, one.call, result)
         for one, result in called

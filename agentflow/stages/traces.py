@@ -86,30 +86,44 @@ async def trace_batch(rows: Sequence[dict[str, Any]], config: TracesConfig, teac
 async def _question(
     row: dict[str, Any], config: TracesConfig, teacher: TeacherClient
 ) -> tuple[list[dict[str, Any]], Reject | None]:
+    if holds_markup(row["question"]):
+        return [], Reject(row["id"], "quarantined", "markup", MARKUP, row)  # before anything is paid for it
     messages = [{"role": "system", "content": config.system}, {"role": "user", "content": row["question"]}]
     label = f"{config.teacher.provider}/{config.teacher.model}"
-    traces, wrong = [], []
+    traces: list[dict[str, Any]] = []
+    unusable: list[tuple[str, str]] = []
+    # (reason, detail) of every sample that is no trace.
     for sample in range(config.samples):
         try:
             answer = await teacher.complete(messages, sample_index=sample)
         except ServiceFailure as failure:
             if failure.stops_run:
                 raise
-            status: Literal["failed", "quarantined"] = "quarantined" if failure.row_fault else "failed"
-            return [], Reject(row["id"], status, failure.kind, str(failure), row)
+            if not failure.row_fault:
+                return [], Reject(row["id"], "failed", failure.kind, str(failure), row)
+            unusable.append((failure.kind, str(failure)))
+            continue
         predicted = read_answer(answer.content, row["answer_type"])
         reasoning = answer.reasoning or ""
         if not reasoning.strip():
-            wrong.append("no reasoning")
-        elif holds_markup(row["question"] + reasoning):
-            return [], Reject(row["id"], "quarantined", "markup", MARKUP, row)
+            unusable.append(("no_reasoning", "no reasoning"))
+        elif holds_markup(reasoning):
+            unusable.append(("markup", MARKUP))
         elif is_correct(predicted, row["answer"], row["aliases"], row["answer_type"]):
             traces.append(_trace(row, sample, reasoning, answer.content, predicted or "", label, answer.ledger_key))
         else:
-            wrong.append(f"{predicted!r} instead of {row['answer']!r}")
-    if traces:
-        return traces, None
-    return [], Reject(row["id"], "dropped", "wrong_answer", "; ".join(wrong), row)
+            unusable.append(("wrong_answer", f"{predicted!r} instead of {row['answer']!r}"))
+    return (traces, None) if traces else ([], _without_trace(row, unusable))
+
+
+def _without_trace(row: dict[str, Any], unusable: Sequence[tuple[str, str]]) -> Reject:
+    """The end of a question none of whose samples is a trace: quarantined if one of them never had a chance."""
+    reasons = list(dict.fromkeys(reason for reason, _ in unusable))
+    faults = [reason for reason in reasons if reason not in ("wrong_answer", "no_reasoning")]
+    detail = "; ".join(said for _, said in unusable)
+    if faults:
+        return Reject(row["id"], "quarantined", faults[0], detail, row)
+    return Reject(row["id"], "dropped", "wrong_answer" if "wrong_answer" in reasons else "no_reasoning", detail, row)
 
 
 def _trace(

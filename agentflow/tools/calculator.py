@@ -25,6 +25,8 @@ MAX_DEPTH = 30
 # Open parentheses at one place, and signs in a row: the parser itself recurses, so this is checked before it.
 MAX_BITS = 16_384
 # Of numerators and denominators between steps: (241/240)**360, a mortgage, needs 2,850.
+MAX_ROOT_BITS = 4_096
+# Of what a root is taken of: roots of larger numbers take noticeable time.
 MAX_EXPONENT_DIGITS = 4
 # Of the exponent in "1e308".
 MAX_RESULT = 10**50
@@ -188,7 +190,7 @@ def _root(base: Fraction, exponent: Fraction) -> Fraction:
     """base ** (p/q): exact if the root of numerator and denominator is whole, otherwise to 60 digits."""
     if base < 0:
         raise ToolArgumentError("root of a negative number")
-    if _bits(base) * abs(exponent) > MAX_BITS or _bits(exponent) > MAX_DEPTH * 4:
+    if _bits(base) > MAX_ROOT_BITS or _bits(base) * abs(exponent) > MAX_BITS or _bits(exponent) > MAX_DEPTH * 4:
         raise ToolArgumentError("too large")
     p, q = exponent.numerator, exponent.denominator
     if q <= 64:
@@ -202,8 +204,10 @@ def _root(base: Fraction, exponent: Fraction) -> Fraction:
 
 
 def _whole_root(number: int, degree: int) -> int | None:
-    precise = Context(prec=number.bit_length() // 3 // degree + 10)
-    guess = int(precise.power(Decimal(number), precise.divide(Decimal(1), Decimal(degree))).to_integral_value())
+    """The whole number whose `degree`-th power is `number` (> 0), None if there is none. Newton, from above."""
+    guess = 1 << -(-number.bit_length() // degree)
+    while (better := ((degree - 1) * guess + number // guess ** (degree - 1)) // degree) < guess:
+        guess = better
     return guess if guess**degree == number else None
 
 

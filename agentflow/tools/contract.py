@@ -7,7 +7,6 @@ raised, so that they can never become a reward, a score or a training row. It do
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from agentflow.errors import AgentflowError, CallTimeout, ConfigError, ServiceFa
 from agentflow.records import ToolCall, ToolResult
 from agentflow.tools.leaks import Subject
 from agentflow.tools.neutralise import neutralise
+from agentflow.waiting import within
 
 _REASON_CHARS = 160
 # A refusal is shown to the model; longer ones would only repeat its own arguments.
@@ -36,7 +36,7 @@ class Tool(ABC):
     primary: ClassVar[str]
     # The one argument the compact syntax carries: `[Calculator(48/2) -> 24]` means {"expression": "48/2"}.
     timeout_s: float = 10.0
-    # Deadline of one call, seconds.
+    # Deadline of one call, seconds; waiting for its turn does not count (`waiting.unhurried`).
     max_result_chars: int = 500
     # Longest result shown to the model, characters.
 
@@ -132,7 +132,8 @@ class ToolBox:
         if reason is not None:
             return _refusal(reason)
         try:
-            result = await asyncio.wait_for(tool.call_about(call.arguments, subject), tool.timeout_s)
+            async with within(tool.timeout_s):
+                result = await tool.call_about(call.arguments, subject)
         except ToolArgumentError as error:
             return _refusal(str(error))
         except TimeoutError as error:
@@ -142,7 +143,8 @@ class ToolBox:
         except ServiceFailure as failure:
             if failure.stops_run:
                 raise
-            raise ToolFailure(f"tool {tool.name!r}: {failure}", kind=failure.kind) from failure
+            message = f"tool {tool.name!r}: {failure}"
+            raise ToolFailure(message, kind=failure.kind, row_fault=failure.row_fault) from failure
         except AgentflowError:
             raise
         except Exception as error:

@@ -56,7 +56,7 @@ class WebSearchConfig(Frozen):
     leaks: Literal["flag", "drop"] = "flag"
     # A result that holds the question and its gold answer: shown and counted, or left out and counted.
     timeout_s: Annotated[float, Where()] = Field(default=120.0, gt=0)
-    # Deadline of one search with all its retries, seconds.
+    # Deadline of one search with all its retries, seconds. Waiting for a slot or a limit of requests does not count.
 
 
 class WebSearch(Tool):
@@ -92,7 +92,8 @@ class WebSearch(Tool):
         except ServiceFailure as failure:
             if failure.stops_run:
                 raise
-            raise ToolFailure(f"search failed: {failure}", kind=failure.kind) from failure
+            message = f"search failed: {failure}"
+            raise ToolFailure(message, kind=failure.kind, row_fault=failure.row_fault) from failure
         return dataclasses.replace(
             self.render(answer.results, subject), ledger_key=answer.ledger_key, as_of=answer.as_of
         )

@@ -16,9 +16,12 @@ import pytest
 
 from agentflow.artifacts.store import Store
 from agentflow.errors import BudgetExceeded, MissingKeyError, StageIncomplete
+from agentflow.records import Outcomes, Reject
+from agentflow.schemas import TOOL_TRACES
 from agentflow.services.server import LocalService
 from flows.plan import plan
 from flows.recipes import Recipe, load_recipe
+from tasks.batches import batch_key
 
 SETTINGS = [
     "questions.source.arithmetic_train=2",
@@ -149,6 +152,24 @@ def test_failures_within_the_failure_budget_are_counted_and_the_stage_completes(
     manifest = insert(allowed, tmp_path, services).artifact.manifest
     assert manifest.counts is not None and manifest.counts.failed == {"server_error": 1}
     assert (manifest.keys_in, manifest.counts.out, manifest.rows) == (6, 5, 5)
+
+
+def test_failures_that_a_killed_run_had_accepted_count_against_the_failure_budget(
+    recipe: Recipe, services: tuple[LocalService, LocalService], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    rows = insert(recipe, tmp_path / "whole", services).artifact.rows()
+    other = next(row for row in rows if undisturbed.queries[0] not in str(row["segments"]))
+    allowed = load_recipe("smoke", [*SETTINGS, "tool_insertion.failure_budget=1"])
+    fingerprint = plan(allowed)["tool_insertion"].identity.fingerprint
+    accepted = Outcomes([], [Reject(other["id"], "failed", "timeout", "late", {"id": other["id"]})], 1, 0)
+    store = Store.open(tmp_path / "killed" / "artifacts")
+    store.commit_batch("tool_insertion", fingerprint, batch_key([other]), accepted, TOOL_TRACES, allow_failed=True)
+    services[1].set_faults(broken(undisturbed.queries[0]))
+    with pytest.raises(StageIncomplete, match="1 of 6 batches failed"):
+        insert(allowed, tmp_path / "killed", services)
+    services[1].reset()
+    counts = insert(allowed, tmp_path / "killed", services).artifact.manifest.counts
+    assert (counts.out, counts.failed) == (5, {"timeout": 1})
 
 
 def test_a_budget_stops_the_run_before_it_is_overspent_and_a_larger_one_resumes(

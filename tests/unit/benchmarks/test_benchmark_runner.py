@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.row import Row
 from benchmarks.run import main
+from benchmarks.sizes import marked, sized
 
 MODULE = """
 from benchmarks.row import Row
@@ -106,3 +107,21 @@ def test_a_row_cannot_be_ok_without_having_run():
         Row("a", "", 1, "", ran=False, ok=True)
     with pytest.raises(ValueError, match="no reason"):
         Row.not_run("a", "", "", "")
+
+
+def test_at_reduced_sizes_no_row_counts_as_measured_and_no_result_is_written(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("AGENTFLOW_BENCH_QUICK", "1")
+    ran = [Row.done("speed", "≥ 3", 3.1, "x", True, "30 s"), Row.not_run("peer", "≥ 2", "x", "not installed")]
+    tried, missing = marked(ran)
+    assert sized(200, 6) == 6 and not tried.ran and tried.ok is None and tried.measured is None
+    assert "not measured" in tried.reason and "3.1 x" in tried.reason and missing == ran[1]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "quick_benchmark.py").write_text(MODULE.format(body="    yield Row.not_run('a', '', '', 'tried')"))
+    assert main(["quick"], {"quick": "quick_benchmark"}, tmp_path / "out") == 0
+    assert not (tmp_path / "out").exists() and "nothing was measured" in capsys.readouterr().out
+
+
+def test_at_full_size_rows_stay_as_they_are(monkeypatch):
+    monkeypatch.delenv("AGENTFLOW_BENCH_QUICK", raising=False)
+    row = Row.done("speed", "≥ 3", 3.1, "x", True)
+    assert list(marked([row])) == [row] and sized(200, 6) == 200

@@ -113,6 +113,31 @@ def test_batches_that_start_after_a_stop_ask_nothing_until_a_stage_begins_anew(
     assert answer.paid
 
 
+def test_a_retry_after_holds_for_other_processes_of_the_key_without_any_limit(
+    server: Any, reply: Any, tmp_path: Path
+) -> None:
+    server.script = [reply({}, status=429, headers={"retry-after": "30"}), reply(ANSWER)]
+    patience = Patience(first_wait_s=0.0, longest_wait_s=0.7)
+    for _ in range(2):  # each opening of the ledger knows no more than another process would
+        with Ledger.open(str(tmp_path / "shared.db"), run_id="run") as opened:
+            ended = asyncio.run(ask_many(server, opened, config(patience=patience, max_attempts=1), 1))
+    assert not isinstance(ended[0], Exception)
+    assert server.requests[1].at - server.requests[0].at >= 0.6
+
+
+def test_a_pause_of_another_process_ends_with_what_stops_the_client(ledger: Ledger) -> None:
+    async def run() -> None:
+        limiter = Limiter(ledger, "key")
+        limiter.pause(60)
+        waiting = [asyncio.create_task(limiter.acquire(1)) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        assert not any(one.done() for one in waiting)
+        limiter.give_up(AuthFailed("wrong key"))
+        assert await asyncio.gather(*waiting) == [None, None, None]
+
+    asyncio.run(run())
+
+
 def test_tokens_are_settled_to_what_the_service_counted(
     server: Any, ledger: Ledger, reply: Any, tmp_path: Path
 ) -> None:

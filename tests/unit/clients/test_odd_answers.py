@@ -67,7 +67,7 @@ def test_any_body_is_an_answer_or_a_typed_failure(content: bytes) -> None:
     if isinstance(result, Completed):
         assert result.content.strip() and result.finish_reason not in ("length", "content_filter")
     else:
-        assert result.kind in {"malformed", "empty", "cut", "filtered"} and len(str(result)) < 600
+        assert result.kind in {"malformed", "empty", "cut", "filtered", "server_error"} and len(str(result)) < 600
 
 
 @given(content=contents())

@@ -29,6 +29,9 @@ from agentflow.errors import (
     ServiceFailure,
 )
 from agentflow.ledger import Ledger
+from agentflow.records import ToolCall
+from agentflow.tools.contract import ToolBox
+from agentflow.tools.web_search import WebSearch, WebSearchConfig
 
 QUICK = Patience(first_wait_s=0.0, longest_wait_s=0.05, breaker_failures=1000)
 CANARY = "tvly-canary-0123456789abcdef"
@@ -267,3 +270,20 @@ def test_without_an_address_of_the_stand_in_opening_fails(ledger: Ledger) -> Non
 
     with pytest.raises(ConfigError, match="no local search runs"):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize("pace", [{"concurrency": 1}, {"requests_per_minute": 120}])
+def test_a_search_that_waits_for_its_turn_does_not_time_out(
+    server: Any, ledger: Ledger, reply: Any, pace: dict[str, int]
+) -> None:
+    server.script = [reply(FOUND, delay_s=0.15)]
+
+    async def run() -> list[Any]:
+        async with SearchClient.open(config(**pace), ledger, base_url=server.url) as client:
+            box = ToolBox([WebSearch(client.search, WebSearchConfig(timeout_s=0.6))])
+            # Twice each: an equal query waits for the first one's answer.
+            calls = [ToolCall("Search", {"query": f"town {number // 2}"}) for number in range(12)]
+            return await asyncio.gather(*map(box.run, calls), return_exceptions=True)
+
+    found = asyncio.run(run())
+    assert [result for result in found if isinstance(result, Exception)] == [] and len(server.requests) == 6

@@ -30,6 +30,8 @@ BAD_ANSWERS = [
     (body(finish="length"), CutAnswer, 1),
     (body(finish="content_filter"), FilteredAnswer, 1),
     (body(None, refusal="I will not"), FilteredAnswer, 1),
+    (body(finish="insufficient_system_resource"), ServerFailed, 2),
+    (body("Answer: 4", finish="error"), ServerFailed, 2),
     (body(""), EmptyAnswer, 2),
     (body(None), EmptyAnswer, 2),
     (body("  \n", reasoning_content="thought"), EmptyAnswer, 2),

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from agentflow.waiting import all_settled
+from agentflow.waiting import all_settled, unhurried, within
 
 
 @pytest.mark.parametrize("at_once", [None, 1, 3, 100])
@@ -67,3 +67,39 @@ def test_cancelling_the_wait_cancels_what_is_under_way() -> None:
 
     asyncio.run(run())
     assert cancelled == 3
+
+
+def test_a_deadline_counts_what_is_done_and_not_the_wait_for_ones_turn() -> None:
+    async def work(seconds: float, queued_s: float) -> str:
+        async with within(0.2):
+            with unhurried():
+                await asyncio.sleep(queued_s)
+            await asyncio.sleep(seconds)
+        return "done"
+
+    async def run() -> list[str | BaseException]:
+        return await asyncio.gather(work(0.0, 0.4), work(5.0, 0.0), work(5.0, 0.3), return_exceptions=True)
+
+    patient, slow, both = asyncio.run(run())
+    assert patient == "done" and isinstance(slow, TimeoutError) and isinstance(both, TimeoutError)
+
+
+def test_waits_under_one_deadline_may_overlap_outlive_it_and_be_cancelled() -> None:
+    async def run() -> None:
+        async def queue(seconds: float) -> None:
+            with unhurried():
+                await asyncio.sleep(seconds)
+
+        async with within(0.2):
+            left_over = asyncio.create_task(queue(0.5))
+            given_up = asyncio.create_task(queue(5))
+            await queue(0.3)
+            given_up.cancel()
+        await left_over
+        with pytest.raises(TimeoutError):
+            async with within(0.05):
+                await asyncio.gather(queue(0.01), asyncio.sleep(5))
+        with unhurried():
+            pass  # where nothing has a deadline
+
+    asyncio.run(run())

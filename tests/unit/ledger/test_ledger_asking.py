@@ -189,6 +189,54 @@ def test_when_the_asking_one_is_cancelled_a_waiting_one_takes_over(database: str
     assert usage(database)["teacher"]["paid"] == 1
 
 
+def test_a_call_cancelled_while_its_answer_is_being_stored_is_not_paid_again(database: str) -> None:
+    first, second = Service(), Service()
+
+    async def run(ledger: Ledger) -> Any:
+        other = sqlite3.connect(database, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")  # nothing can be committed now
+        asking = asyncio.create_task(ledger.ask(call(), first, WORST))
+        while not first.sent:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        again = asyncio.create_task(ledger.ask(call(), second, WORST))
+        await asyncio.sleep(0.05)
+        other.execute("ROLLBACK")
+        other.close()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        return await again
+
+    with Ledger.open(database, run_id="run") as ledger:
+        recorded = asyncio.run(run(ledger))
+    assert (recorded.paid, first.sent, second.sent) == (False, 1, 0)
+
+
+def test_after_an_answer_that_could_not_be_stored_nothing_further_is_sent(database: str) -> None:
+    sent: list[int] = []
+
+    async def run(ledger: Ledger) -> list[Any]:
+        slot = asyncio.Semaphore(1)
+
+        def asked(number: int) -> Any:
+            async def send() -> Answer:
+                sent.append(number)
+                with sqlite3.connect(database) as other:
+                    other.execute("DROP TABLE IF EXISTS attempts")
+                await asyncio.sleep(0.1)  # longer than a commit takes to fail
+                return Answer({"text": "42"}, Cost())
+
+            return ledger.ask(call(number), send, WORST, admit=lambda: slot)
+
+        return await asyncio.gather(*map(asked, range(5)), return_exceptions=True)
+
+    with Ledger.open(database, run_id="run") as ledger:
+        ended = asyncio.run(run(ledger))
+    assert all(isinstance(one, StoreError) for one in ended)
+    assert len(sent) <= 2, "the first, and the one that was under way when it failed"
+
+
 def test_a_cancelled_waiter_disturbs_nobody(database: str) -> None:
     async def run(ledger: Ledger) -> Any:
         first = asyncio.create_task(ledger.ask(call(), Service(), WORST))

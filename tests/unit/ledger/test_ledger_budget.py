@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from agentflow.errors import BudgetExceeded, ConfigError, ServerFailed, StoreError
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
+from agentflow.ledger.database import open_engine
+from agentflow.ledger.models import ATTEMPTS, RESERVATIONS
+from agentflow.ledger.owners import me
 
 DRIVER = Path(__file__).parent / "ledger_driver.py"
 ROOT = Path(__file__).parents[3]
@@ -162,3 +166,28 @@ def test_fifty_concurrent_asks_in_each_of_two_processes_never_overspend(database
         assert purse(ledger, "shared") == {"limit_usd": 0.37, "spent_usd": 0.37, "reserved_usd": 0}
         assert ledger.usage()["teacher"]["paid"] == 37
     assert sum(refused) == 63
+
+
+def test_two_openings_that_write_off_the_same_lost_call_at_once_do_not_fail(database: str) -> None:
+    """On PostgreSQL the second one has read the reservation before the first one's commit."""
+    with Ledger.open(database, run_id="r", budget_usd=1):
+        pass
+    gone = me().rsplit("|", 2)[0] + "|999999999|1.0"
+    counted = {"key": "k", "kind": "teacher", "run_id": "r", "tokens_in": 1, "tokens_out": 1, "credits": 0.0}
+    row = {**counted, "id": "a" * 32, "budget_key": "r", "micro": 300_000, "owner": gone, "at": ""}
+    written = {
+        **counted,
+        "id": "a" * 32,
+        "at": "",
+        "status": "lost",
+        "usd_micro": 300_000,
+        "assumed": True,
+        "error": "",
+    }
+    engine = open_engine(database)
+    with engine.begin() as connection:
+        connection.execute(insert(ATTEMPTS), written)
+        connection.execute(insert(RESERVATIONS), row)
+    engine.dispose()
+    with Ledger.open(database, run_id="r", budget_key="r") as ledger:
+        assert purse(ledger, "r")["spent_usd"] == 0.3 and ledger.usage("r")["teacher"]["lost"] == 1

@@ -128,6 +128,8 @@ def test_triviaqa_keeps_the_aliases_as_written_and_the_evidence_pages() -> None:
         (two_wiki.question_row, {**FILMS, "evidences": [["a", "b"]]}, "bad_context"),
         (two_wiki.question_row, {**FILMS, "evidences": "{"}, "bad_context"),
         (two_wiki.question_row, {**FILMS, "context": "["}, "bad_context"),
+        (two_wiki.question_row, {**FILMS, "context": "[" * 100_000}, "bad_context"),
+        (two_wiki.question_row, {**FILMS, "evidences": "[" * 100_000}, "bad_context"),
         (two_wiki.question_row, {**FILMS, "_id": b"bytes"}, "bad_meta"),
         (open_questions.nq_open_row, {"question": "Why?", "answer": []}, "no_answer"),
         (open_questions.nq_open_row, {"question": "Why?", "answer": 42}, "bad_answer"),

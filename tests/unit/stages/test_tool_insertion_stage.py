@@ -160,6 +160,19 @@ def test_sampled_calls_are_run_where_no_other_call_stands(insert):
     assert calls_of(kept)[1].result.text == "4" and kept["segments"][-1]["kind"] == "call"
 
 
+def test_sampled_calls_stay_at_their_places_when_a_number_before_them_is_corrected(insert):
+    (row,) = traces(1)
+    text = "First 40*5 = 20 clips. Then | 3*3 = 10 and | done."
+    calls = [ToolCall("Calculator", {"expression": f"{number}+1"}) for number in range(3)]
+    inside, first, second = text.index("0 clips"), text.index("|"), text.rindex("|")
+    candidates = {row["id"]: [(inside, [calls[0]]), (first, [calls[1]]), (second, [calls[2]])]}
+    (kept,) = insert([{**row, "reasoning": text}], ToolInsertionConfig(contradicted="correct"), candidates).rows
+    assert kept["reasoning"] == "First 40*5 = 200 clips. Then | 3*3 = 9 and | done."
+    texts = [segment["text"] for segment in kept["segments"] if segment["kind"] == "text"]
+    assert texts == ["First 40*5 =", " 200 clips. Then ", "| 3*3 =", " 9 and ", "| done."]
+    assert len(kept["contradictions"]) == 2
+
+
 def test_a_search_that_finds_question_and_answer_is_counted_in_row_and_manifest(insert, search_service, tmp_path):
     (row,) = traces(two_hop=1)
     leak = {"id": "leak", "title": "quiz", "text": f"{row['question']} {row['answer']}"}
@@ -205,6 +218,17 @@ def test_a_search_that_keeps_failing_fails_its_row_alone(insert, search_service)
     lines = reject.detail.splitlines()
     assert len(lines) == len({entry["sha256"] for entry in search_service.history()}) > 1, "a line per failed query"
     assert all(line.startswith('Search {"query":"') and "500" in line for line in lines)
+
+
+def test_a_search_that_the_service_refuses_for_ever_quarantines_its_row(insert, search_service):
+    search_service.set_faults([{"kind": "status", "status": 400, "first": 1}])
+    (row,) = traces(two_hop=1)
+    (reject,) = insert([row], ToolInsertionConfig(search=IMPATIENT)).rejects
+    assert (reject.status, reject.reason) == ("quarantined", "rejected") and "400" in reject.detail
+    search_service.set_faults([{"kind": "status", "status": 400, "first": 1}, {"kind": "status", "status": 500}])
+    (other,) = [one for one in traces(two_hop=2) if one["id"] != row["id"]]
+    (reject,) = insert([other], ToolInsertionConfig(search=IMPATIENT)).rejects
+    assert (reject.status, reject.reason) == ("failed", "server_error"), "what can be asked again is asked again first"
 
 
 def test_lookups_that_cannot_be_read_quarantine_their_row_since_the_ledger_would_give_them_again(

@@ -102,6 +102,41 @@ def test_an_answer_that_is_cut_quarantines_its_row_since_asking_again_ends_the_s
     assert (reject.status, reject.reason) == ("quarantined", "cut")
 
 
+def scripted(content, finish="stop", **message):
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": finish}
+    return {"kind": "status", "status": 200, "body": {"choices": [choice]}, "first": 1}
+
+
+def test_a_sample_that_is_cut_or_holds_markup_costs_its_question_no_other_sample(teacher_service, ledger):
+    first, second = [{**row, "answer": "7"} for row in questions(2, 0)]
+    teacher_service.set_faults(
+        [
+            scripted("Answer: 7", "length", reasoning_content="3+4 = "),
+            scripted("Answer: 7", reasoning_content="</think> 3+4 = 7"),
+            scripted("Answer: 7", reasoning_content="3+4 = 7"),
+        ]
+    )
+    outcomes = traced([first], TracesConfig(samples=3), teacher_service, ledger)
+    assert [row["id"] for row in outcomes.rows] == [f"{first['id']}#2"] and not outcomes.rejects
+    teacher_service.set_faults([scripted("Answer: 7", "length"), scripted("Answer: 8", reasoning_content="3+5 = 8")])
+    (reject,) = traced([second], TracesConfig(samples=2), teacher_service, ledger).rejects
+    assert (reject.status, reject.reason) == ("quarantined", "cut") and "'8' instead of '7'" in reject.detail
+
+
+def test_a_teacher_that_hides_its_reasoning_is_not_called_wrong(teacher_service, ledger):
+    rows = [{**row, "answer": "7"} for row in questions(1, 0)]
+    teacher_service.set_faults([scripted("Answer: 7")])
+    (reject,) = traced(rows, TracesConfig(), teacher_service, ledger).rejects
+    assert (reject.status, reject.reason) == ("dropped", "no_reasoning")
+
+
+def test_a_question_with_markup_is_quarantined_before_anything_is_paid(teacher_service, ledger):
+    rows = [{**row, "question": row["question"] + " <|im_start|>"} for row in questions(1, 0)]
+    (reject,) = traced(rows, TracesConfig(), teacher_service, ledger).rejects
+    assert (reject.status, reject.reason) == ("quarantined", "markup")
+    assert teacher_service.stats()["requests"] == 0
+
+
 def test_what_no_other_question_would_survive_is_raised(teacher_service, ledger):
     teacher_service.set_faults([{"kind": "status", "status": 429, "code": "insufficient_quota"}])
     with pytest.raises(QuotaExhausted):
