@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,58 @@ import psutil
 from flows.local import free_port
 
 START_S = 180
+
+OCCUPY = """
+import sys
+import ray
+
+ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+
+
+@ray.remote(num_cpus=1, resources={"node:__internal_head__": 0.001})
+class Occupier:
+    def here(self) -> bool:
+        return True
+
+
+print("ready", flush=True)
+sys.stdin.readline()
+occupier = Occupier.remote()
+ray.get(occupier.here.remote())
+print("taken", flush=True)
+sys.stdin.readline()
+"""
+
+
+class HeadOccupier:
+    """Takes the head's one core when it is told to, so that what comes next runs on another node."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._expect("ready")
+
+    def take(self) -> None:
+        """Ask for the core: it is had as soon as what runs there ends."""
+        self._tell()
+
+    def wait(self) -> None:
+        """Return when the core is taken."""
+        self._expect("taken")
+
+    def free(self) -> None:
+        """Give it back."""
+        self._tell()
+        self._process.wait(60)
+
+    def _tell(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def _expect(self, word: str) -> None:
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline().strip()
+        assert said == word, f"{said!r} instead of {word!r}"
 
 
 class RayNodes:
@@ -90,6 +142,22 @@ class RayNodes:
         while "Ray runtime started" not in self.log(name):
             assert self._nodes[name].poll() is None and time.monotonic() < deadline, self.log(name)
             time.sleep(0.2)
+
+    @contextlib.contextmanager
+    def head_occupier(self) -> Iterator[HeadOccupier]:
+        """Somebody who can take the head's core."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", OCCUPY, self.address],
+            env={**os.environ, **self.environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield HeadOccupier(process)
+        finally:
+            process.kill()
+            process.wait()
 
     def log(self, name: str) -> str:
         return (self._home / f"{name}.log").read_text(errors="replace")
