@@ -2,7 +2,8 @@
 
 In: a quiet machine; `AGENTFLOW_BENCH_ROOT` (default: a temporary folder that is removed). Out: one row per target.
 A finished cold run below that folder is measured once: as long as the demo recipe makes the same artifacts, later calls
-use its numbers and say so. `AGENTFLOW_BENCH_CI=1` also times `.ci/run` in a fresh clone, which takes up to 40 minutes.
+use its numbers and say so. `AGENTFLOW_BENCH_CI=1` also times `.ci/run` in a fresh clone, which takes up to 40 minutes;
+`AGENTFLOW_BENCH_TESTS=0` leaves out the rows that are test runs.
 Everything is measured through the command line, as a user would see it; nothing is trained in this process.
 """
 
@@ -369,6 +370,8 @@ def real_report_rows(what: str, report: dict[str, Any]) -> Iterator[Row]:
 # ---------------------------------------------------------------- rows made by other commands
 def pytest_row(what: str, target: str, arguments: Sequence[str], log: Path, longest_s: float) -> Row:
     """Seconds of a test run; not ok if a test failed or it took longer, not run if all were skipped."""
+    if os.environ.get("AGENTFLOW_BENCH_TESTS") == "0":
+        return Row.not_run(what, target, "s", "left out by AGENTFLOW_BENCH_TESTS=0; .ci/run runs these tests")
     ran = execute([sys.executable, "-m", "pytest", "-q", "-rs", *arguments], log)
     if ran.code == 0 and not re.search(r"\b\d+ passed", ran.output):
         return Row.not_run(what, target, "s", tail(ran.output))
