@@ -248,6 +248,8 @@ def _read_file(path: Path) -> tuple[str, dict[str, Any]]:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read recipe file {str(path)!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe file {str(path)!r} is not UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"recipe file {str(path)!r} is not YAML: {error}") from error
     allowed = {"recipe", "name", "set"}
@@ -255,7 +257,10 @@ def _read_file(path: Path) -> tuple[str, dict[str, Any]]:
         raise ConfigError(
             f"recipe file {str(path)!r} must hold `recipe`, and may hold `name` and `set`; found {content!r}"[:400]
         )
-    changes = dict(content.get("set") or {})
+    changes = content.get("set") or {}
+    if not isinstance(changes, dict) or not all(isinstance(field, str) for field in changes):
+        raise ConfigError(f"`set` of recipe file {str(path)!r} must map fields to values; found {changes!r}"[:400])
+    changes = dict(changes)
     if "name" in content:
         changes["name"] = content["name"]
     return str(content["recipe"]), changes
@@ -265,7 +270,7 @@ def _value(text: str) -> Any:
     """JSON where it is JSON, otherwise the text itself."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or more digits or brackets than Python reads
         return text
 
 

@@ -90,6 +90,28 @@ def test_bad_configuration_is_one_message_with_the_value_and_what_is_allowed(nam
     assert not names_below(tmp_path / "runs" / "artifacts")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: [1", "is not YAML"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
+        (b"- smoke", "must hold `recipe`"),
+        (b"recipe: smoke\nset: [1, 2]\n", "must map fields to values"),
+        (b"recipe: smoke\nset: {1: 3}\n", "must map fields to values"),
+    ],
+)
+def test_a_recipe_file_that_is_none_is_named_with_what_it_must_hold(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    result = agentflow("plan", tmp_path / "mine.yaml", "--root", tmp_path / "runs")
+    assert result.exit_code == 2 and result.output.startswith("error: recipe file" if "map" not in words else "error: ")
+    assert str(tmp_path / "mine.yaml") in result.output and words in result.output
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000])
+def test_a_value_that_json_cannot_read_is_taken_as_text(value: str) -> None:
+    assert load_recipe("smoke", [f"edition={value}"]).edition == value
+
+
 def test_an_unwritable_root_is_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     result = agentflow("run", "smoke", "--root", tmp_path / "file")
