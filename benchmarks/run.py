@@ -79,14 +79,15 @@ def _exists(module: str) -> bool:
 def collect(module: str) -> list[Row]:
     """All rows of a benchmark module, each printed as it comes.
 
-    A benchmark that raises, or gives no row, keeps what it measured and ends with a row that is not ok.
+    A benchmark that raises, is interrupted (Ctrl-C), or gives no row, keeps what it measured and ends with a row that
+    is not ok.
     """
     rows: list[Row] = []
     try:
         for row in importlib.import_module(module).rows():
             rows.append(row)
             print(f"{_verdict(row):8} {row.what}: {_measured(row)}", flush=True)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"
         rows.append(Row.done("the benchmark runs to its end", "no error", "stopped", "", False, reason))

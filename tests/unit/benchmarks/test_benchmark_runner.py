@@ -125,3 +125,8 @@ def test_at_full_size_rows_stay_as_they_are(monkeypatch):
     monkeypatch.delenv("AGENTFLOW_BENCH_QUICK", raising=False)
     row = Row.done("speed", "≥ 3", 3.1, "x", True)
     assert list(marked([row])) == [row] and sized(200, 6) == 200
+
+
+def test_an_interrupted_benchmark_keeps_what_it_measured_and_is_not_ok(run_fake):
+    code, result, _ = run_fake("yield Row.done('a', '', 1, '', True)\nraise KeyboardInterrupt")
+    assert code == 1 and [row["what"] for row in result["rows"]] == ["a", "the benchmark runs to its end"]
