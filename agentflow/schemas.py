@@ -130,7 +130,8 @@ ROLLOUTS = pa.schema(
         ("n_calls", _I),
         ("rewards", _S),  # JSON object part -> value
         ("reward", _F),  # null for failed rollouts
-        ("advantage", _F),
+        ("advantage", _F),  # null where it carries no loss
+        ("left_out", _S),  # why it carries no loss though no tool failed (training.sampling); null where it does
         ("status", _S),  # "ok" or "failed"
         ("failure", _S),
     ]
@@ -190,7 +191,7 @@ STAGES: dict[str, Stage] = {
         Stage("loss_filter", ("tool_insertion", "base_model"), FILTERED, version=2),
         Stage("sft", ("loss_filter", "base_model"), None),
         Stage("cold_start", ("loss_filter", "sft", "base_model"), None),
-        Stage("grpo", ("questions", "cold_start", "base_model"), None),
+        Stage("grpo", ("questions", "cold_start", "base_model"), None, version=2),
         Stage("evaluate", ("questions", "base_model"), EVALUATIONS),
         Stage("report", ("*",), None),
     )

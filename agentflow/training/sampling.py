@@ -1,0 +1,225 @@
+"""Which rollouts of a step are trained on: groups drawn, judged, drawn again and weighted. No torch, no TRL.
+
+In: the step's questions (each once per sample, as TRL passes them) and a function that generates. Out: every rollout
+with its place and fate, and for each of TRL's places the rollout that fills it.
+
+A group left with fewer than `min_group` rollouts (tools failed) is skipped. Options: hot oversampling picks the samples
+whose rewards differ most; dynamic sampling draws other questions in place of groups whose rewards are all equal;
+prompt weighting scales a group's advantages. Everything depends on seed, step and worker alone, so a resumed training
+draws the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from agentflow.records import Rollout
+from agentflow.rewards.conditional import Verdict
+from agentflow.rewards.groups import group_advantages
+from agentflow.stages.grpo import GrpoConfig
+
+LeftOut = Literal["few_left", "equal_rewards", "not_picked"]
+Generate = Callable[[list[str], list[int]], list[Rollout]]
+# Prompts and one seed each to rollouts, in order.
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A rollout and what it is worth."""
+
+    rollout: Rollout
+    parts: dict[str, float] | None
+    # None where a tool failed.
+    reward: float | None
+    verdict: Verdict | None
+    # Of the final answer; None where a tool failed.
+
+
+@dataclass(frozen=True)
+class Fate:
+    """One rollout's place among all of a step, and what became of it."""
+
+    group: int
+    # Unique in its step over all workers and draws.
+    sample: int
+    left_out: LeftOut | None = None
+    # Why it carries no loss; None where it does, or where its own tool failed.
+    advantage: float | None = None
+    # None where it carries no loss.
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A rollout of a step."""
+
+    prompt: str
+    scored: Scored
+    fate: Fate
+    weight: float = 1.0
+    # Of its question; TRL's advantage is multiplied by it.
+
+    @property
+    def trained(self) -> bool:
+        """Whether it carries loss."""
+        return self.fate.left_out is None and self.scored.reward is not None
+
+
+@dataclass(frozen=True)
+class Step:
+    """All that one worker drew for one optimiser step."""
+
+    all: list[Drawn]
+    # Every rollout, whatever became of it.
+    used: list[Drawn]
+    # One for each place that the trainer has, group by group [len(prompts)].
+
+
+@dataclass
+class GroupSampler:
+    """Draws a step's groups for one worker."""
+
+    config: GrpoConfig
+    score: Callable[[str, Rollout], Scored]
+    spare: Callable[[int, int], Sequence[str]]
+    # Step and rank to prompts that may replace a step's own, in order.
+    workers: int = 1
+
+    def draw(self, prompts: Sequence[str], step: int, rank: int, generate: Generate) -> Step:
+        """Groups for `prompts`, which stand there once per sample of a group, whole groups only."""
+        size = self.config.group_size
+        places = [prompts[i] for i in range(0, len(prompts), size)]
+        everything: list[Drawn] = []
+        filled: dict[int, list[Drawn]] = {}
+        open_places, unused = list(enumerate(places)), None
+        for attempt in range(self.config.dynamic_sampling + 1):
+            for place, group in self._groups(open_places, len(places), attempt, step, rank, generate):
+                everything += group
+                filled[place] = _picked(group, size)
+            poor = [place for place in filled if filled[place][0].fate.left_out is not None]
+            if not poor or attempt == self.config.dynamic_sampling:
+                break
+            if unused is None:
+                unused = iter([prompt for prompt in self.spare(step, rank) if prompt not in set(places)])
+            # Fewer places than before where the questions run out; their poor groups stay.
+            open_places = list(zip(poor, unused, strict=False))
+            if not open_places:
+                break
+        return Step(everything, [drawn for place in sorted(filled) for drawn in filled[place]])
+
+    def _groups(
+        self, wanted: Sequence[tuple[int, str]], places: int, attempt: int, step: int, rank: int, generate: Generate
+    ) -> list[tuple[int, list[Drawn]]]:
+        width = self.config.group_size * self.config.hot.factor
+        numbers = [place * width + sample for place, _ in wanted for sample in range(width)]
+        seeds = [row_seed(self.config.optimiser.seed, step, rank, number, attempt) for number in numbers]
+        rollouts = generate([prompt for _, prompt in wanted for _ in range(width)], seeds)
+        groups = []
+        for i, (place, prompt) in enumerate(wanted):
+            scored = [self.score(prompt, rollout) for rollout in rollouts[i * width : (i + 1) * width]]
+            number = (attempt * self.workers + rank) * places + place
+            groups.append((place, self._judged(prompt, scored, number)))
+        return groups
+
+    def _judged(self, prompt: str, scored: Sequence[Scored], number: int) -> list[Drawn]:
+        """One group's samples with their fates."""
+        config = self.config
+        rewards = [sample.reward for sample in scored]
+        picks = pick_varied(rewards, config.group_size)
+        kept = [rewards[i] for i in picks]
+        known = [reward for reward in kept if reward is not None]
+        why: LeftOut | None = None
+        if len(known) < config.min_group:
+            why = "few_left"
+        elif config.dynamic_sampling and len(set(known)) == 1:
+            why = "equal_rewards"
+        weight = prompt_weight([sample.verdict for sample in scored]) if config.prompt_weighting != "none" else 1.0
+        advantages = dict(zip(picks, group_advantages(kept, len(kept)), strict=True))
+        drawn = []
+        for i, sample in enumerate(scored):
+            fate = Fate(number, i)
+            if i not in advantages:
+                fate = replace(fate, left_out=why or "not_picked")
+            elif why is not None:
+                fate = replace(fate, left_out=why)
+            elif (advantage := advantages[i]) is not None:
+                fate = replace(fate, advantage=weight * advantage)
+            drawn.append(Drawn(prompt, sample, fate, weight))
+        return drawn
+
+
+def plain_fates(rewards: Sequence[float | None], size: int, rank: int) -> list[Fate]:
+    """Fates of consecutive whole groups of `size` samples of which none is left out."""
+    first, advantages = rank * len(rewards) // size, group_advantages(rewards, size)
+    return [Fate(first + i // size, i % size, advantage=advantage) for i, advantage in enumerate(advantages)]
+
+
+def _picked(group: Sequence[Drawn], size: int) -> list[Drawn]:
+    """The `size` samples of a group that fill the trainer's places; of a group that is left out, any."""
+    return [drawn for drawn in group if drawn.fate.left_out != "not_picked"][:size]
+
+
+def pick_varied(rewards: Sequence[float | None], size: int) -> list[int]:
+    """`size` indices, in order, whose rewards have the largest variance (as PODS picks; the rule is ours [O]).
+
+    The best choice is always some of the lowest and some of the highest. Failed rollouts (None) fill up only where too
+    few others are left. Equal choices: the one with fewer low rewards.
+    """
+    order = sorted((i for i, reward in enumerate(rewards) if reward is not None), key=lambda i: (rewards[i], i))
+    if len(order) <= size:
+        failed = [i for i, reward in enumerate(rewards) if reward is None]
+        return sorted(order + failed[: size - len(order)])
+    choices = [order[:low] + order[len(order) - (size - low) :] for low in range(size)] + [order[:size]]
+    return sorted(max(choices, key=lambda chosen: _variance([float(rewards[i] or 0.0) for i in chosen])))
+
+
+def _variance(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / len(values)
+
+
+def prompt_weight(verdicts: Sequence[Verdict | None]) -> float:
+    """sqrt(alpha * (1 - alpha)), in [0, 0.5]; alpha is the share of right answers among the rollouts that count."""
+    known = [verdict for verdict in verdicts if verdict is not None]
+    alpha = sum(verdict == "right" for verdict in known) / len(known) if known else 0.0
+    return math.sqrt(alpha * (1 - alpha))
+
+
+def row_seed(seed: int, step: int, rank: int, index: int, attempt: int = 0) -> int:
+    """A rollout's own seed; the first draw's does not depend on how often may be drawn."""
+    text = f"{seed}:{step}:{rank}:{index}" + (f":{attempt}" if attempt else "")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+
+def spare_order(ids: Sequence[str], seed: int, step: int, rank: int, workers: int) -> list[str]:
+    """Ids that `rank` may draw in place of a step's own: another order each step, no id for two workers."""
+    ordered = sorted(ids, key=lambda i: hashlib.sha256(f"spare:{seed}:{step}:{i}".encode()).hexdigest())
+    return ordered[rank::workers]
+
+
+def rollout_counts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Groups, those with reward variance, failures, and what was left out; for the manifest and the report.
+
+    Calls are counted over all rollouts, since those that are left out were paid too.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["id"].rpartition("-")[0], []).append(row)
+    left_out = [row for row in rows if row["left_out"] is not None]
+    fates = [{row["left_out"] for row in group} for group in groups.values()]
+    return {
+        "rollouts": len(rows),
+        "groups": len(groups),
+        "groups_with_variance": sum(
+            len({row["reward"] for row in group if row["reward"] is not None}) > 1 for group in groups.values()
+        ),
+        "rollouts_failed": sum(row["status"] == "failed" for row in rows),
+        "groups_skipped": sum("few_left" in fate for fate in fates),
+        "groups_equal": sum("equal_rewards" in fate for fate in fates),
+        "rollouts_left_out": len(left_out),
+        "calls": sum(row["n_calls"] for row in rows),
+        "calls_left_out": sum(row["n_calls"] for row in left_out),
+    }
