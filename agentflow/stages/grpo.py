@@ -24,7 +24,7 @@ from agentflow.rewards.conditional import IntermediateRule
 from agentflow.toolset import ToolsConfig
 from agentflow.training.config import OptimiserSettings
 from agentflow.training.guard import GuardConfig
-from agentflow.training.policy_options import HotSampling, PromptWeighting, ReferenceSettings
+from agentflow.training.policy_options import CycleSettings, HotSampling, PromptWeighting, ReferenceSettings
 
 
 class GrpoConfig(Frozen):
@@ -69,6 +69,8 @@ class GrpoConfig(Frozen):
     # accuracy: advantages times sqrt(a (1 - a)), a the share of right answers among the question's rollouts [O].
     reference: ReferenceSettings = ReferenceSettings()
     # Whether the KL term's reference follows the policy.
+    cycles: CycleSettings = CycleSettings()
+    # Fine-tuning between phases of GRPO.
     optimiser: OptimiserSettings = OptimiserSettings(learning_rate=1e-5, batch_size=1, accumulation=16)
     # batch_size * accumulation * workers samples a step.
     guard: GuardConfig = GuardConfig()
@@ -99,6 +101,15 @@ class GrpoConfig(Frozen):
             raise ValueError(
                 f"reference.sync_steps {self.reference.sync_steps} has nothing to sync: with beta 0 there is no KL "
                 "term and no reference; set beta above 0 or leave sync_steps out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_step_for_each_phase(self) -> GrpoConfig:
+        if self.steps <= self.cycles.n:
+            raise ValueError(
+                f"cycles.n {self.cycles.n} makes {self.cycles.n + 1} phases of {self.steps} steps; raise steps or "
+                "lower cycles.n"
             )
         return self
 

@@ -213,6 +213,7 @@ def train_policy(job: PolicyJob, callbacks: Sequence[TrainerCallback] = ()) -> T
     Goes on from the newest whole checkpoint in `job.out`: the rollouts made until then come with it, later ones are
     sampled again from the same seeds, and their paid calls replayed from the ledger.
     """
+    assert job.config.cycles.n == 0, "phases are trained one by one (training.cycles)"
     check_surroundings(job.config.optimiser)
     opened = job.access.open_toolbox(job.config.tools, job.config.search, job.config.edition)
     with attempt_lock(job.out), event_folder(job.events), ToolRunner(opened) as tools:
@@ -234,21 +235,14 @@ def _train(job: PolicyJob, tools: ToolRunner, callbacks: Sequence[TrainerCallbac
     def engine_for(current: Any) -> RolloutEngine:
         return RolloutEngine(current, tokenizer, syntax, tools, config.sampling)
 
-    samples = config.optimiser.batch_size * config.optimiser.accumulation
     guard = GuardCallback(config.guard, lambda: recorder.rows, config.generation.max_calls, job.out, job.workers)
-    trainer_class = GRPOTrainer if config.prompt_weighting == "none" else WeightedTrainer
-    trainer = trainer_class(
+    trainer = (GRPOTrainer if config.prompt_weighting == "none" else WeightedTrainer)(
         model=model,
         args=policy_arguments(job),
         train_dataset=Dataset.from_list([{"prompt": prompt_turn(row["question"], config.prompt)} for row in chosen]),
         processing_class=tokenizer,
         reward_funcs=[reward_function(name) for name in PARTS],
-        rollout_func=make_rollout_func(
-            engine_for,
-            make_sampler(job, recorder, questions),
-            recorder,
-            min(samples * config.hot.factor, job.decode_batch),
-        ),
+        rollout_func=make_rollout_func(engine_for, make_sampler(job, recorder, questions), recorder, job.decode_batch),
         callbacks=[
             ProgressCallback(Progress(job.progress, "steps")),
             TimesCallback(),
