@@ -132,6 +132,7 @@ ROLLOUTS = pa.schema(
         ("reward", _F),  # null for failed rollouts
         ("advantage", _F),  # null where it carries no loss
         ("left_out", _S),  # why it carries no loss though no tool failed (training.sampling); null where it does
+        ("given", _I),  # characters of `completion` that stood in the prompt (grpo.solution_prefix)
         ("status", _S),  # "ok" or "failed"
         ("failure", _S),
     ]

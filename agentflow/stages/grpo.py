@@ -63,6 +63,9 @@ class GrpoConfig(Frozen):
     dynamic_sampling: int = Field(0, ge=0, le=16)
     # Times that other questions are drawn in place of groups whose rewards are all equal, which teach nothing (DAPO
     # [O]); groups that are equal still carry no loss. 0 is off. Each time costs rollouts and their paid calls.
+    solution_prefix: float = Field(0.0, ge=0, lt=1)
+    # A question that no rollout solved is drawn again with this share of its recorded solution's words (`rationale`)
+    # given as the beginning of the reasoning; what is given carries no loss [O]. 0 is off.
     hot: HotSampling = HotSampling()
     # Oversampling at a higher temperature.
     prompt_weighting: PromptWeighting = "none"
@@ -116,7 +119,7 @@ class GrpoConfig(Frozen):
     @property
     def draws(self) -> int:
         """How many rollouts may at most be sampled for each that is trained on."""
-        return self.hot.factor * (1 + self.dynamic_sampling)
+        return self.hot.factor * (1 + self.dynamic_sampling + (self.solution_prefix > 0))
 
     @property
     def sampling(self) -> GenerationConfig:

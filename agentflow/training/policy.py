@@ -46,7 +46,16 @@ from agentflow.training.checks import check_surroundings
 from agentflow.training.guarding import GuardCallback
 from agentflow.training.jobs import PolicyJob, TrainingSummary
 from agentflow.training.reference import ReferenceCallback
-from agentflow.training.sampling import Drawn, Fate, GroupSampler, Scored, plain_fates, rollout_counts, spare_order
+from agentflow.training.sampling import (
+    Drawn,
+    Fate,
+    GroupSampler,
+    Scored,
+    opening_of,
+    plain_fates,
+    rollout_counts,
+    spare_order,
+)
 from agentflow.training.supervised import common_arguments, publish
 from agentflow.training.timing import TimesCallback
 from agentflow.training.weighted import WEIGHT, WeightedTrainer
@@ -111,6 +120,7 @@ class RolloutRecorder:
                     "reward": rewards[i],
                     "advantage": fates[i].advantage,
                     "left_out": fates[i].left_out,
+                    "given": fates[i].given,
                     "status": "ok" if rollout.failure is None else "failed",
                     "failure": rollout.failure,
                 }
@@ -194,7 +204,10 @@ def make_sampler(job: PolicyJob, recorder: RolloutRecorder, questions: Sequence[
     def spare_prompts(step: int, rank: int) -> list[str]:
         return [spare[i] for i in spare_order(list(spare), config.optimiser.seed, step, rank, job.workers)]
 
-    return GroupSampler(config, score, spare_prompts, job.workers)
+    def opening(prompt: str) -> str:
+        return opening_of(recorder.by_prompt[prompt]["rationale"], config.solution_prefix)
+
+    return GroupSampler(config, score, spare_prompts, opening, job.workers)
 
 
 def reward_function(name: str) -> Any:

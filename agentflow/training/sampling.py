@@ -4,15 +4,16 @@ In: the step's questions (each once per sample, as TRL passes them) and a functi
 with its place and fate, and for each of TRL's places the rollout that fills it.
 
 A group left with fewer than `min_group` rollouts (tools failed) is skipped. Options: hot oversampling picks the samples
-whose rewards differ most; dynamic sampling draws other questions in place of groups whose rewards are all equal;
-prompt weighting scales a group's advantages. Everything depends on seed, step and worker alone, so a resumed training
-draws the same.
+whose rewards differ most; a question that no rollout solved is drawn again with the beginning of its solution; dynamic
+sampling draws other questions in place of groups whose rewards are all equal; prompt weighting scales a group's
+advantages. Everything depends on seed, step and worker alone, so a resumed training draws the same.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,8 +22,9 @@ from agentflow.records import Rollout
 from agentflow.rewards.conditional import Verdict
 from agentflow.rewards.groups import group_advantages
 from agentflow.stages.grpo import GrpoConfig
+from agentflow.syntax import holds_markup
 
-LeftOut = Literal["few_left", "equal_rewards", "not_picked"]
+LeftOut = Literal["few_left", "unsolved", "equal_rewards", "not_picked"]
 Generate = Callable[[list[str], list[int]], list[Rollout]]
 # Prompts and one seed each to rollouts, in order.
 
@@ -50,6 +52,8 @@ class Fate:
     # Why it carries no loss; None where it does, or where its own tool failed.
     advantage: float | None = None
     # None where it carries no loss.
+    given: int = 0
+    # Characters of its text that stood in the prompt: the beginning of the solution.
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,15 @@ class Step:
     # One for each place that the trainer has, group by group [len(prompts)].
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A group to draw: for which place, of which question, and how its completions begin."""
+
+    place: int
+    prompt: str
+    opening: str = ""
+
+
 @dataclass
 class GroupSampler:
     """Draws a step's groups for one worker."""
@@ -86,46 +99,74 @@ class GroupSampler:
     score: Callable[[str, Rollout], Scored]
     spare: Callable[[int, int], Sequence[str]]
     # Step and rank to prompts that may replace a step's own, in order.
+    opening: Callable[[str], str] = lambda prompt: ""
+    # Prompt to the beginning of its solution, as the model would have to write it; "" if none is known.
     workers: int = 1
 
     def draw(self, prompts: Sequence[str], step: int, rank: int, generate: Generate) -> Step:
         """Groups for `prompts`, which stand there once per sample of a group, whole groups only."""
-        size = self.config.group_size
-        places = [prompts[i] for i in range(0, len(prompts), size)]
-        everything: list[Drawn] = []
-        filled: dict[int, list[Drawn]] = {}
-        open_places, unused = list(enumerate(places)), None
-        for attempt in range(self.config.dynamic_sampling + 1):
-            for place, group in self._groups(open_places, len(places), attempt, step, rank, generate):
-                everything += group
-                filled[place] = _picked(group, size)
-            poor = [place for place in filled if filled[place][0].fate.left_out is not None]
-            if not poor or attempt == self.config.dynamic_sampling:
-                break
-            if unused is None:
-                unused = iter([prompt for prompt in self.spare(step, rank) if prompt not in set(places)])
-            # Fewer places than before where the questions run out; their poor groups stay.
-            open_places = list(zip(poor, unused, strict=False))
-            if not open_places:
-                break
-        return Step(everything, [drawn for place in sorted(filled) for drawn in filled[place]])
+        config = self.config
+        places = [prompts[i] for i in range(0, len(prompts), config.group_size)]
+        groups: list[list[Drawn]] = []
+        at: dict[int, int] = {}
+        # Place to the number of the group that fills it.
+
+        def fill(wanted: Sequence[_Wanted], attempt: int) -> None:
+            number = (attempt * self.workers + rank) * len(places)
+            for want, group in zip(wanted, self._groups(wanted, number, attempt, step, rank, generate), strict=True):
+                at[want.place] = len(groups)
+                groups.append(group)
+
+        fill([_Wanted(place, prompt) for place, prompt in enumerate(places)], 0)
+        helped = self._helped([groups[at[place]] for place in range(len(places))])
+        for want in helped:
+            groups[at[want.place]] = [
+                replace(drawn, fate=replace(drawn.fate, left_out="unsolved", advantage=None))
+                for drawn in groups[at[want.place]]
+            ]
+        fill(helped, 1)
+        unused = iter([prompt for prompt in self._spare(step, rank) if prompt not in places])
+        first = 1 + (config.solution_prefix > 0)
+        for attempt in range(first, first + config.dynamic_sampling):
+            poor = [place for place in sorted(at) if all(one.fate.left_out for one in groups[at[place]])]
+            # Where the questions run out, poor groups stay.
+            fill([_Wanted(place, prompt) for place, prompt in zip(poor, unused, strict=False)], attempt)
+        used = [drawn for place in sorted(at) for drawn in _picked(groups[at[place]], config.group_size)]
+        return Step([drawn for group in groups for drawn in group], used)
+
+    def _spare(self, step: int, rank: int) -> Sequence[str]:
+        return self.spare(step, rank) if self.config.dynamic_sampling else ()
+
+    def _helped(self, groups: Sequence[Sequence[Drawn]]) -> list[_Wanted]:
+        """The places whose question was tried, solved by no rollout, and has a solution to begin with."""
+        if self.config.solution_prefix == 0:
+            return []
+        helped = []
+        for place, group in enumerate(groups):
+            verdicts = {drawn.scored.verdict for drawn in group} - {None}
+            if verdicts and "right" not in verdicts and (opening := self.opening(group[0].prompt)):
+                helped.append(_Wanted(place, group[0].prompt, opening))
+        return helped
 
     def _groups(
-        self, wanted: Sequence[tuple[int, str]], places: int, attempt: int, step: int, rank: int, generate: Generate
-    ) -> list[tuple[int, list[Drawn]]]:
+        self, wanted: Sequence[_Wanted], first: int, attempt: int, step: int, rank: int, generate: Generate
+    ) -> list[list[Drawn]]:
+        """A group for each of `wanted`, numbered from `first` by place."""
+        if not wanted:
+            return []
         width = self.config.group_size * self.config.hot.factor
-        numbers = [place * width + sample for place, _ in wanted for sample in range(width)]
+        numbers = [want.place * width + sample for want in wanted for sample in range(width)]
         seeds = [row_seed(self.config.optimiser.seed, step, rank, number, attempt) for number in numbers]
-        rollouts = generate([prompt for _, prompt in wanted for _ in range(width)], seeds)
+        rollouts = generate([want.prompt + want.opening for want in wanted for _ in range(width)], seeds)
         groups = []
-        for i, (place, prompt) in enumerate(wanted):
-            scored = [self.score(prompt, rollout) for rollout in rollouts[i * width : (i + 1) * width]]
-            number = (attempt * self.workers + rank) * places + place
-            groups.append((place, self._judged(prompt, scored, number)))
+        for i, want in enumerate(wanted):
+            whole = [replace(one, text=want.opening + one.text) for one in rollouts[i * width : (i + 1) * width]]
+            scored = [self.score(want.prompt, rollout) for rollout in whole]
+            groups.append(self._judged(want.prompt, scored, Fate(first + want.place, 0, given=len(want.opening))))
         return groups
 
-    def _judged(self, prompt: str, scored: Sequence[Scored], number: int) -> list[Drawn]:
-        """One group's samples with their fates."""
+    def _judged(self, prompt: str, scored: Sequence[Scored], common: Fate) -> list[Drawn]:
+        """One group's samples with their fates, which have `common`'s group and prefix."""
         config = self.config
         rewards = [sample.reward for sample in scored]
         picks = pick_varied(rewards, config.group_size)
@@ -140,7 +181,7 @@ class GroupSampler:
         advantages = dict(zip(picks, group_advantages(kept, len(kept)), strict=True))
         drawn = []
         for i, sample in enumerate(scored):
-            fate = Fate(number, i)
+            fate = replace(common, sample=i)
             if i not in advantages:
                 fate = replace(fate, left_out=why or "not_picked")
             elif why is not None:
@@ -155,6 +196,15 @@ def plain_fates(rewards: Sequence[float | None], size: int, rank: int) -> list[F
     """Fates of consecutive whole groups of `size` samples of which none is left out."""
     first, advantages = rank * len(rewards) // size, group_advantages(rewards, size)
     return [Fate(first + i // size, i % size, advantage=advantage) for i, advantage in enumerate(advantages)]
+
+
+def opening_of(solution: str, share: float) -> str:
+    """How a completion begins that copies `share` of the solution's words, up to all but one; "" if it has too few."""
+    words = list(re.finditer(r"\S+", solution))
+    count = min(math.ceil(share * len(words)), len(words) - 1)
+    if count < 1 or holds_markup(solution):
+        return ""
+    return "<think>" + solution[words[0].start() : words[count - 1].end()]
 
 
 def _picked(group: Sequence[Drawn], size: int) -> list[Drawn]:
@@ -219,6 +269,7 @@ def rollout_counts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "rollouts_failed": sum(row["status"] == "failed" for row in rows),
         "groups_skipped": sum("few_left" in fate for fate in fates),
         "groups_equal": sum("equal_rewards" in fate for fate in fates),
+        "groups_unsolved": sum("unsolved" in fate for fate in fates),
         "rollouts_left_out": len(left_out),
         "calls": sum(row["n_calls"] for row in rows),
         "calls_left_out": sum(row["n_calls"] for row in left_out),

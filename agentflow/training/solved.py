@@ -21,9 +21,9 @@ _UNSCORED = {"loss_plain": None, "loss_with": None, "loss_empty": None, "delta":
 
 
 def is_right(row: Mapping[str, Any], question: Mapping[str, Any]) -> bool:
-    """Whether a rollout that counts ends in the question's answer."""
+    """Whether a rollout that counts ends in the question's answer, without having been given its solution's begin."""
     verdict = verdict_of(row["answer"], question["answer"], question["aliases"], question["answer_type"])
-    return row["status"] == "ok" and verdict == "right"
+    return row["status"] == "ok" and not row["given"] and verdict == "right"
 
 
 def verified_rows(

@@ -29,7 +29,7 @@ SFT = SupervisedSettings(optimiser=OptimiserSettings(batch_size=2, accumulation=
 
 
 def rollout(completion: str, answer: str | None = None, **changes: Any) -> dict[str, Any]:
-    row = {"id": "00000-000-000", "question_id": QUESTION["id"], "completion": completion, "status": "ok"}
+    row = {"id": "00000-000-000", "question_id": QUESTION["id"], "completion": completion, "status": "ok", "given": 0}
     return {**row, "answer": QUESTION["answer"] if answer is None else answer, **changes}
 
 
@@ -67,6 +67,7 @@ def test_the_shortest_different_right_rollouts_are_taken():
         rollout(solution("one two"), id="00000-000-002"),
         rollout(solution("one"), id="00000-000-003", status="failed"),
         rollout(solution("so"), "wrong", id="00000-000-004"),
+        rollout(solution("given"), id="00000-000-005", given=12),
     ]
     by_id = {QUESTION["id"]: QUESTION}
     assert [row["id"] for row in verified_rows(rows, by_id, SYNTAX, 1)] == ["00000-000-001"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import load_from_disk
 from policy_jobs import GROUP, groups_of, policy_job, rollouts_of, teach_to_answer_two
 from safetensors.torch import load_file
 from stopping import StopAt, Stopped
@@ -189,6 +190,23 @@ def test_hot_oversampling_draws_more_and_trains_on_the_most_varied(right, tmp_pa
     assert summary.extra["rollouts_left_out"] == len(rows) // 2
 
 
+def test_an_unsolved_question_is_trained_on_with_the_begin_of_its_solution_given(wrong, tmp_path):
+    job = policy_job(wrong, tmp_path, steps=1, solution_prefix=0.5)
+    questions = {row["id"]: row for row in load_from_disk(str(job.questions)).to_list()}
+    summary, groups = train_policy(job), groups_of(rollouts_of(job))
+    helped = [group for group in groups.values() if group[0]["given"]]
+    assert len(helped) == summary.extra["groups_unsolved"] == 2 and len(groups) == 4
+    for group in helped:
+        for row in group:
+            begun = row["completion"][: row["given"]]
+            assert begun.startswith("<think>") and begun[7:] in questions[row["question_id"]]["rationale"]
+            assert row["left_out"] is None and not row["prompt"].endswith(begun)
+    mean = [row["reward"] for group in helped for row in group]
+    assert logged(summary, "reward") == pytest.approx([sum(mean) / len(mean)], abs=1e-4), "TRL saw these alone"
+    longest = max(logged(summary, "completions/max_length"))
+    assert longest <= 40, "what was given is prompt: no token of it is among the completion's, which carry the loss"
+
+
 # ---------------------------------------------------------------- weights and rewards
 def test_a_questions_weight_scales_its_gradient(right, tmp_path):
     one_group = {"optimiser": {"accumulation": 1, "max_grad_norm": 1e6}, "steps": 1}
@@ -236,6 +254,7 @@ def test_a_stopped_training_with_every_option_goes_on_as_if_it_had_not_been(righ
         "beta": 0.1,
         "reference": ReferenceSettings(sync_steps=2, mix=0.5, reset_steps=3),
         "dynamic_sampling": 1,
+        "solution_prefix": 0.3,
         "hot": HotSampling(factor=2),
         "prompt_weighting": "accuracy",
         "intermediate_rewards": "if_right",

@@ -19,6 +19,7 @@ from agentflow.training.sampling import (
     GroupSampler,
     Scored,
     Step,
+    opening_of,
     pick_varied,
     plain_fates,
     prompt_weight,
@@ -44,8 +45,10 @@ def sampler_of(rewards: dict[str, list[float | None]], workers: int = 1, **chang
         verdict = None if reward is None else "right" if reward > 0 else "wrong"
         return Scored(rollout, None if reward is None else {"accuracy": reward}, reward, verdict)
 
-    sampler = GroupSampler(config_of(**changes), score, lambda step, rank: sorted(rewards), workers)
-    return sampler, asked
+    def opening(prompt: str) -> str:
+        return "" if prompt == "no solution" else f"<think>{prompt}"
+
+    return GroupSampler(config_of(**changes), score, lambda step, rank: sorted(rewards), opening, workers), asked
 
 
 def draw(sampler: GroupSampler, asked: list[str], *prompts: str, rank: int = 0) -> Step:
@@ -120,6 +123,32 @@ def test_workers_share_out_the_spare_questions():
     first, second = (spare_order(ids, 0, 5, rank, 2) for rank in (0, 1))
     assert sorted(first + second) == ids
     assert spare_order(ids, 0, 5, 0, 1) == spare_order(ids[::-1], 0, 5, 0, 1) != spare_order(ids, 0, 6, 0, 1)
+
+
+# ---------------------------------------------------------------- solution prefixes
+def test_a_question_that_no_rollout_solved_is_drawn_again_with_the_begin_of_its_solution():
+    rewards = {"a": [-1, -2, -1, None, 1, -1, 1, 2], "b": [1, -1, 1, 2], "c": [None] * 4}
+    sampler, asked = sampler_of(rewards, solution_prefix=0.5)
+    step = draw(sampler, asked, "a", "b", "c")
+    assert asked == ["a"] * 4 + ["b"] * 4 + ["c"] * 4 + ["a<think>a"] * 4, "c was not tried: its tools failed"
+    assert {one.fate.left_out for one in step.all[:4]} == {"unsolved"} and not any(d.trained for d in step.all[:4])
+    again = step.used[:4]
+    assert again == step.all[12:] and all(one.trained and one.prompt == "a" for one in again)
+    assert {one.fate.given for one in again} == {len("<think>a")} and step.all[0].fate.given == 0
+    assert all(one.scored.rollout.text.startswith("<think>a") for one in again), "it is judged as a whole"
+    assert len({(one.fate.group, one.fate.sample) for one in step.all}) == 16
+
+
+def test_a_question_without_a_recorded_solution_stays_as_it_is():
+    sampler, asked = sampler_of({"no solution": [-1, -2, -1, -3]}, solution_prefix=0.5, prompt_weighting="accuracy")
+    assert draw(sampler, asked, "no solution").used[0].fate.left_out is None and len(asked) == 4
+
+
+def test_the_prefix_ends_after_a_word_and_never_is_the_whole_solution():
+    solution = " In May she sold 24.  In all 72. "
+    assert opening_of(solution, 0.5) == "<think>In May she sold"
+    assert opening_of(solution, 0.99) == "<think>In May she sold 24.  In all"
+    assert opening_of("", 0.5) == opening_of("72", 0.5) == opening_of("a </think> b", 0.5) == ""
 
 
 # ---------------------------------------------------------------- hot oversampling
