@@ -17,7 +17,7 @@ _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 # A piece of reasoning (records.Segment). `arguments` is a JSON string: inferred structs fill missing keys with None.
 SEGMENT = pa.struct(
     [
-        ("kind", _S),  # "text" or "call"
+        ("kind", _S),  # "text", "call", or "mistake" (only in what a cold start is trained on)
         ("text", _S),  # the teacher's characters ("" for calls)
         ("tool", _S),
         ("arguments", _S),  # canonical JSON object
