@@ -218,12 +218,13 @@ def pick_varied(rewards: Sequence[float | None], size: int) -> list[int]:
     The best choice is always some of the lowest and some of the highest. Failed rollouts (None) fill up only where too
     few others are left. Equal choices: the one with fewer low rewards.
     """
-    order = sorted((i for i, reward in enumerate(rewards) if reward is not None), key=lambda i: (rewards[i], i))
+    known = {i: reward for i, reward in enumerate(rewards) if reward is not None}
+    order = sorted(known, key=lambda i: (known[i], i))
     if len(order) <= size:
         failed = [i for i, reward in enumerate(rewards) if reward is None]
         return sorted(order + failed[: size - len(order)])
     choices = [order[:low] + order[len(order) - (size - low) :] for low in range(size)] + [order[:size]]
-    return sorted(max(choices, key=lambda chosen: _variance([float(rewards[i] or 0.0) for i in chosen])))
+    return sorted(max(choices, key=lambda chosen: _variance([known[i] for i in chosen])))
 
 
 def _variance(values: Sequence[float]) -> float:

@@ -22,6 +22,8 @@ from agentflow.training.cycles import phases, train_in_cycles
 from agentflow.training.jobs import SUMMARY, PolicyJob, TrainingSummary
 from agentflow.training.policy_options import CycleSettings
 from agentflow.training.solved import solution_row, unsolved_rows, verified_rows
+from flows.plan import plan
+from flows.recipes import smoke
 
 SYNTAX = syntax_for("compact")
 QUESTION = next(row for row in question_rows(1) if row["split"] == "train")
@@ -170,3 +172,14 @@ def test_a_phase_without_solutions_is_followed_by_no_fine_tuning(right, tmp_path
     job = cycles_job(right, tmp_path / "out").model_copy(update={"questions": tmp_path / "questions"})
     summary = train_in_cycles(job)
     assert summary.extra["fine_tunings"] == [{"own": 0, "unsolved": 0, "steps": 0}] and summary.steps == 4
+
+
+def test_the_stage_reads_the_filters_rows_only_for_unsolved_questions():
+    recipe = smoke()
+
+    def inputs(**cycles: Any) -> set[str]:
+        grpo = recipe.grpo.model_copy(update={"cycles": CycleSettings(**cycles)})
+        return set(plan(recipe.model_copy(update={"grpo": grpo}))["grpo"].identity.inputs)
+
+    assert inputs() == inputs(n=1) == inputs(unsolved=True) == {"questions", "cold_start", "base_model"}
+    assert inputs(n=1, unsolved=True) == {"questions", "cold_start", "base_model", "loss_filter"}
