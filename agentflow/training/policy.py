@@ -191,8 +191,10 @@ def make_sampler(job: PolicyJob, recorder: RolloutRecorder, questions: Sequence[
     config, syntax = job.config, recorder.syntax
     spare = {row["id"]: prompt_turn(row["question"], config.prompt) for row in eligible(questions, config)}
 
-    def score(prompt: str, rollout: Rollout) -> Scored:
-        question = recorder.by_prompt[prompt]
+    def score(prompts: Sequence[str], rollouts: Sequence[Rollout]) -> list[Scored]:
+        return [one(recorder.by_prompt[prompt], rollout) for prompt, rollout in zip(prompts, rollouts, strict=True)]
+
+    def one(question: dict[str, Any], rollout: Rollout) -> Scored:
         parts = recorder.parts(rollout, question)
         if parts is None:
             return Scored(rollout, None, None, None)

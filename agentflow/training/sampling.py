@@ -96,7 +96,8 @@ class GroupSampler:
     """Draws a step's groups for one worker."""
 
     config: GrpoConfig
-    score: Callable[[str, Rollout], Scored]
+    score: Callable[[Sequence[str], Sequence[Rollout]], list[Scored]]
+    # Prompts and their rollouts to what those are worth, in order.
     spare: Callable[[int, int], Sequence[str]]
     # Step and rank to prompts that may replace a step's own, in order.
     opening: Callable[[str], str] = lambda prompt: ""
@@ -157,12 +158,14 @@ class GroupSampler:
         width = self.config.group_size * self.config.hot.factor
         numbers = [want.place * width + sample for want in wanted for sample in range(width)]
         seeds = [row_seed(self.config.optimiser.seed, step, rank, number, attempt) for number in numbers]
-        rollouts = generate([want.prompt + want.opening for want in wanted for _ in range(width)], seeds)
+        each = [want for want in wanted for _ in range(width)]
+        rollouts = generate([want.prompt + want.opening for want in each], seeds)
+        whole = [replace(one, text=want.opening + one.text) for want, one in zip(each, rollouts, strict=True)]
+        scored = self.score([want.prompt for want in each], whole)
         groups = []
         for i, want in enumerate(wanted):
-            whole = [replace(one, text=want.opening + one.text) for one in rollouts[i * width : (i + 1) * width]]
-            scored = [self.score(want.prompt, rollout) for rollout in whole]
-            groups.append(self._judged(want.prompt, scored, Fate(first + want.place, 0, given=len(want.opening))))
+            common = Fate(first + want.place, 0, given=len(want.opening))
+            groups.append(self._judged(want.prompt, scored[i * width : (i + 1) * width], common))
         return groups
 
     def _judged(self, prompt: str, scored: Sequence[Scored], common: Fate) -> list[Drawn]:

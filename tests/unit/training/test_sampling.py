@@ -40,10 +40,13 @@ def sampler_of(rewards: dict[str, list[float | None]], workers: int = 1, **chang
     asked: list[str] = []
     left = {prompt: list(values) for prompt, values in rewards.items()}
 
-    def score(prompt: str, rollout: Rollout) -> Scored:
-        reward = left[prompt].pop(0)
-        verdict = None if reward is None else "right" if reward > 0 else "wrong"
-        return Scored(rollout, None if reward is None else {"accuracy": reward}, reward, verdict)
+    def score(prompts: list[str], rollouts: list[Rollout]) -> list[Scored]:
+        scored = []
+        for prompt, rollout in zip(prompts, rollouts, strict=True):
+            reward = left[prompt].pop(0)
+            verdict = None if reward is None else "right" if reward > 0 else "wrong"
+            scored.append(Scored(rollout, None if reward is None else {"accuracy": reward}, reward, verdict))
+        return scored
 
     def opening(prompt: str) -> str:
         return "" if prompt == "no solution" else f"<think>{prompt}"
