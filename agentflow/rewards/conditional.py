@@ -17,8 +17,8 @@ from agentflow.metrics.answers import is_correct
 
 IntermediateRule = Literal["always", "if_right", "if_wrong"]
 Verdict = Literal["right", "wrong", "unreadable"]
-FINAL_PARTS = frozenset({"accuracy"})
-# Names of the parts that judge the final answer itself; they always count.
+FINAL_PART = "accuracy"
+# Name of the part that judges the final answer itself; it always counts.
 
 
 def verdict_of(answer: str | None, gold: str, aliases: Iterable[str], answer_type: str) -> Verdict:
@@ -28,7 +28,9 @@ def verdict_of(answer: str | None, gold: str, aliases: Iterable[str], answer_typ
     return "right" if is_correct(answer, gold, aliases, answer_type) else "wrong"
 
 
-def conditional(parts: Mapping[str, float], verdict: Verdict, rule: IntermediateRule) -> dict[str, float]:
-    """`parts` with the intermediate ones at 0.0 where `rule` says that they do not count."""
+def conditional(
+    parts: Mapping[str, float], verdict: Verdict, rule: IntermediateRule, final: str = FINAL_PART
+) -> dict[str, float]:
+    """`parts` with all but the `final` one at 0.0 where `rule` says that they do not count."""
     counts = rule in ("always", f"if_{verdict}")
-    return {name: value if counts or name in FINAL_PARTS else 0.0 for name, value in parts.items()}
+    return {name: value if counts or name == final else 0.0 for name, value in parts.items()}

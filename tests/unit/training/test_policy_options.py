@@ -230,14 +230,15 @@ def test_questions_that_are_never_solved_have_no_weight(wrong, tmp_path):
     assert summary.extra["adapter_before"] == summary.extra["adapter_after"]
 
 
-@pytest.mark.parametrize(("rule", "counting"), [("if_right", "2"), ("if_wrong", "wrong")])
-def test_format_and_length_count_only_under_their_condition(right, tmp_path, rule, counting):
-    job = policy_job(right, tmp_path, steps=1, intermediate_rewards=rule)
+@pytest.mark.parametrize(("rule", "model"), [("if_right", "right"), ("if_wrong", "wrong")])
+def test_format_and_length_count_only_under_their_condition(request, tmp_path, rule, model):
+    job = policy_job(request.getfixturevalue(model), tmp_path, steps=1, intermediate_rewards=rule)
     train_policy(job)
     rows = rollouts_of(job)
     parts = [json.loads(row["rewards"]) for row in rows]
-    counted = [row["answer"] == "2" if counting == "2" else row["answer"] not in (None, "", "2") for row in rows]
-    assert any(counted) and not all(counted)
+    # The usual answer is right for the one model and wrong for the other; the rest wrote none that can be read.
+    counted = [row["answer"] == "2" for row in rows]
+    assert any(counted) and {row["answer"] for row in rows} == {"2", None}
     for part, row, counts in zip(parts, rows, counted, strict=True):
         assert counts or part["format"] == part["length"] == 0.0
         assert row["reward"] == pytest.approx(sum(part.values()))
