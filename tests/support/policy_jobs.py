@@ -1,33 +1,32 @@
-"""GRPO jobs on the tiny taught model: two groups of four a step, a real calculator, everything else by name."""
+"""GRPO jobs on the taught tiny model by the fields that matter: two steps of two groups of four, a real calculator."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import taught_model
 from datasets import load_from_disk
 from pipeline_rows import question_rows, save
-from taught_model import teach
+from taught_model import PROMPT
 
 from agentflow.access import Access
 from agentflow.models.settings import GenerationConfig
-from agentflow.rendering import PromptConfig
 from agentflow.schemas import QUESTIONS
-from agentflow.stages.grpo import GrpoConfig, choose_prompts
+from agentflow.stages.grpo import GrpoConfig
 from agentflow.toolset import ToolsConfig
 from agentflow.training.config import OptimiserSettings
 from agentflow.training.jobs import PolicyJob
 
-PROMPT = PromptConfig(system="T")
 GROUP = 4
 
 
-def teach_to_answer_two(base: Path, folder: Path, gold: str | None = None) -> Path:
-    """A model in `folder` that mostly answers 2 to the four questions beside it; `gold` replaces their answers."""
-    questions = [row for row in question_rows(4) if row["split"] == "train"]
-    teach(base, folder, questions, PROMPT, steps=80)
-    if gold is not None:
-        questions = [{**row, "answer": gold} for row in questions]
+def asked_for(taught: Path, folder: Path, answer: str) -> Path:
+    """`taught` in `folder`, with `answer` as every question's gold answer: 2 is what the model mostly says."""
+    for name in ("base", "adapter"):
+        shutil.copytree(taught / name, folder / name)
+    questions = [{**row, "answer": answer} for row in question_rows(4) if row["split"] == "train"]
     save(questions, folder / "questions", QUESTIONS)
     return folder
 
@@ -41,7 +40,7 @@ def policy_job(
     generation: dict[str, Any] | None = None,
     **changes: Any,
 ) -> PolicyJob:
-    """A job of two steps in which `changes` are fields of GrpoConfig."""
+    """A job in which `changes` are fields of GrpoConfig."""
     settings = {"learning_rate": 1e-3, "batch_size": 4, "accumulation": 2, "warmup_ratio": 0.0, **(optimiser or {})}
     config = GrpoConfig(
         prompt=PROMPT,
@@ -50,16 +49,7 @@ def policy_job(
         optimiser=OptimiserSettings(**settings),
         **{"steps": 2, "group_size": GROUP, **changes},
     )
-    questions = load_from_disk(str(taught / "questions")).to_list()
-    return PolicyJob(
-        config=config,
-        questions=taught / "questions",
-        question_ids=tuple(row["id"] for row in choose_prompts(questions, config, workers=1)),
-        base=taught / "base",
-        adapter=taught / "adapter",
-        access=access(ledger_url=str(out / "never-opened.db"), run_id="run"),
-        out=out,
-    )
+    return taught_model.policy_job(taught, out, config, access(ledger_url=str(out / "never-opened.db"), run_id="run"))
 
 
 def rollouts_of(job: PolicyJob) -> list[dict[str, Any]]:

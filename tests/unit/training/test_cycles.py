@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from datasets import load_from_disk
 from pipeline_rows import filtered_rows, question_rows, save
-from policy_jobs import policy_job, rollouts_of, teach_to_answer_two
+from policy_jobs import asked_for, policy_job, rollouts_of
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from stopping import StopAt, Stopped
 
 from agentflow.records import Segment
 from agentflow.rendering import completion_spans
-from agentflow.schemas import FILTERED, QUESTIONS, check_columns
+from agentflow.schemas import FILTERED, check_columns
 from agentflow.toolset import syntax_for
 from agentflow.training.config import OptimiserSettings, SupervisedSettings
 from agentflow.training.cycles import phases, train_in_cycles
@@ -90,9 +90,9 @@ def test_unsolved_are_the_questions_that_were_tried_and_never_solved():
 
 # ---------------------------------------------------------------- phases
 @pytest.fixture(scope="module")
-def right(tiny_base, tmp_path_factory) -> Path:
+def right(taught, tmp_path_factory) -> Path:
     """A model whose usual answer is right."""
-    return teach_to_answer_two(tiny_base, tmp_path_factory.mktemp("right"), gold="2")
+    return asked_for(taught, tmp_path_factory.mktemp("right"), "2")
 
 
 def test_steps_and_questions_are_shared_out_over_the_phases(right, tmp_path):
@@ -153,24 +153,24 @@ def test_a_policy_is_fine_tuned_on_its_own_solutions_and_a_stopped_one_goes_on(r
     assert resumed.extra == {**whole.extra, "adapter_after": resumed.extra["adapter_after"]}
 
 
-def test_unsolved_questions_are_fine_tuned_on_the_filters_traces(right, tmp_path):
+@pytest.fixture(scope="module")
+def unsolvable(taught, tmp_path_factory) -> Path:
+    """A model that is asked for what it never says."""
+    return asked_for(taught, tmp_path_factory.mktemp("unsolvable"), "never said")
+
+
+def test_unsolved_questions_are_fine_tuned_on_the_filters_traces(unsolvable, tmp_path):
     asked = [row["id"] for row in question_rows(4) if row["split"] == "train"]
-    questions = [{**row, "answer": "never said"} for row in question_rows(4) if row["split"] == "train"]
-    save(questions, tmp_path / "questions", QUESTIONS)
     traces = [{**row, "question_id": asked[i]} for i, row in enumerate(filtered_rows(4))]
-    job = cycles_job(right, tmp_path / "out", own=False, unsolved=True).model_copy(
-        update={"questions": tmp_path / "questions", "traces": save(traces, tmp_path / "traces")}
-    )
+    job = cycles_job(unsolvable, tmp_path / "out", own=False, unsolved=True)
+    job = job.model_copy(update={"traces": save(traces, tmp_path / "traces")})
     (fine_tuning,) = train_in_cycles(job).extra["fine_tunings"]
     tried = {row["question_id"] for row in rollouts_of(job) if row["step"] < 2}
     assert (fine_tuning["own"], fine_tuning["unsolved"], fine_tuning["steps"]) == (0, len(tried), 2)
 
 
-def test_a_phase_without_solutions_is_followed_by_no_fine_tuning(right, tmp_path):
-    questions = [{**row, "answer": "never said"} for row in question_rows(4) if row["split"] == "train"]
-    save(questions, tmp_path / "questions", QUESTIONS)
-    job = cycles_job(right, tmp_path / "out").model_copy(update={"questions": tmp_path / "questions"})
-    summary = train_in_cycles(job)
+def test_a_phase_without_solutions_is_followed_by_no_fine_tuning(unsolvable, tmp_path):
+    summary = train_in_cycles(cycles_job(unsolvable, tmp_path))
     assert summary.extra["fine_tunings"] == [{"own": 0, "unsolved": 0, "steps": 0}] and summary.steps == 4
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import load_from_disk
-from policy_jobs import GROUP, groups_of, policy_job, rollouts_of, teach_to_answer_two
+from policy_jobs import GROUP, asked_for, groups_of, policy_job, rollouts_of
 from safetensors.torch import load_file
 from stopping import StopAt, Stopped
 
@@ -46,15 +46,15 @@ class BrokenAccess(Access):
 
 
 @pytest.fixture(scope="module")
-def wrong(tiny_base, tmp_path_factory) -> Path:
+def wrong(taught) -> Path:
     """A model whose usual answer is wrong."""
-    return teach_to_answer_two(tiny_base, tmp_path_factory.mktemp("wrong"))
+    return taught
 
 
 @pytest.fixture(scope="module")
-def right(tiny_base, tmp_path_factory) -> Path:
+def right(taught, tmp_path_factory) -> Path:
     """A model whose usual answer is right."""
-    return teach_to_answer_two(tiny_base, tmp_path_factory.mktemp("right"), gold="2")
+    return asked_for(taught, tmp_path_factory.mktemp("right"), "2")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
