@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-SegmentKind = Literal["text", "call"]
-SpanRole = Literal["prompt", "think", "call", "result", "answer"]
+SegmentKind = Literal["text", "call", "mistake"]
+SpanRole = Literal["prompt", "think", "call", "mistake", "result", "answer"]
 OutcomeStatus = Literal["ok", "dropped", "quarantined", "failed"]
 
 
@@ -71,11 +71,14 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Segment:
-    """One piece of reasoning: text, or a call together with its result."""
+    """One piece of reasoning: text, or a call together with its result.
+
+    A "mistake" is a call that was refused and is shown for what follows it, not to be learnt.
+    """
 
     kind: SegmentKind
     text: str = ""
-    # For "text": the teacher's own characters. Empty for calls.
+    # For "text": the teacher's own characters. Empty for calls and mistakes.
     call: ToolCall | None = None
     result: ToolResult | None = None
 
@@ -99,7 +102,7 @@ class Segment:
         if row["kind"] == "text":
             return cls(kind="text", text=row["text"])
         return cls(
-            kind="call",
+            kind=row["kind"],
             call=ToolCall(row["tool"], json.loads(row["arguments"])),
             result=ToolResult(
                 row["result"],

@@ -96,7 +96,7 @@ def completion_spans(segments: Sequence[Segment], answer: str, syntax: Syntax) -
         assert segment.call is not None and segment.result is not None
         spans += [Span("think", text)] if text else []
         spans += [
-            Span("call", syntax.call_text(segment.call)),
+            Span(segment.kind, syntax.call_text(segment.call)),
             Span("result", syntax.result_text(segment.result.text)),
         ]
         text = ""

@@ -17,7 +17,7 @@ _S, _F, _I, _B = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 # A piece of reasoning (records.Segment). `arguments` is a JSON string: inferred structs fill missing keys with None.
 SEGMENT = pa.struct(
     [
-        ("kind", _S),  # "text" or "call"
+        ("kind", _S),  # "text", "call", or "mistake" (only in what a cold start is trained on)
         ("text", _S),  # the teacher's characters ("" for calls)
         ("tool", _S),
         ("arguments", _S),  # canonical JSON object
@@ -130,7 +130,9 @@ ROLLOUTS = pa.schema(
         ("n_calls", _I),
         ("rewards", _S),  # JSON object part -> value
         ("reward", _F),  # null for failed rollouts
-        ("advantage", _F),
+        ("advantage", _F),  # null where it carries no loss
+        ("left_out", _S),  # why it carries no loss though no tool failed (training.sampling); null where it does
+        ("given", _I),  # characters of `completion` that stood in the prompt (grpo.solution_prefix)
         ("status", _S),  # "ok" or "failed"
         ("failure", _S),
     ]
@@ -190,7 +192,7 @@ STAGES: dict[str, Stage] = {
         Stage("loss_filter", ("tool_insertion", "base_model"), FILTERED, version=2),
         Stage("sft", ("loss_filter", "base_model"), None),
         Stage("cold_start", ("loss_filter", "sft", "base_model"), None),
-        Stage("grpo", ("questions", "cold_start", "base_model"), None),
+        Stage("grpo", ("questions", "cold_start", "base_model"), None, version=2),
         Stage("evaluate", ("questions", "base_model"), EVALUATIONS),
         Stage("report", ("*",), None),
     )

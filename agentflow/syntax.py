@@ -90,6 +90,11 @@ class Syntax:
         return f" {result}]"
 
     # ------------------------------------------------------------------ recognising
+    def read_result(self, injected: str) -> str:
+        """The result that stands in `injected`, as `result_text` rendered it; "" if none does."""
+        found = self._result.fullmatch(injected)
+        return found[1] if found else ""
+
     def pending_call(self, text: str) -> ToolCall | None:
         """The call that `text` ends with, waiting for its result; None if there is none or it is malformed."""
         tail = text.rstrip()

@@ -134,7 +134,8 @@ def _model_searches(recipe: Recipe, running: dict[str, Decision]) -> list[Estima
     if "Search" not in recipe.tools.names or "grpo" not in running:
         return []
     grpo = recipe.stage("grpo")
-    most = grpo.steps * grpo.optimiser.batch_size * grpo.optimiser.accumulation * grpo.generation.max_calls
+    rollouts = grpo.steps * grpo.optimiser.batch_size * grpo.optimiser.accumulation * grpo.draws
+    most = rollouts * grpo.generation.max_calls
     basis = "a bound: models decide how often they search; equal queries are asked once"
     return [estimate_search("grpo", recipe.search, calls=0, most_calls=most, basis=basis)]
 

@@ -54,7 +54,7 @@ def make_all(recipe: Recipe, where: RunContext, upto: Part = "evaluation") -> No
         return
     sft = make_sft(*of("sft"), kept, base, where)
     cold_start = make_cold_start(*of("cold_start"), kept, sft, base, where)
-    policy = make_grpo(*of("grpo"), questions, cold_start, base, where)
+    policy = make_grpo(*of("grpo"), questions, kept, cold_start, base, where)
     if "training" in (upto, recipe.upto):
         return
     tuned = {"base": None, "sft": sft, "cold_start": cold_start, "grpo": policy}

@@ -67,7 +67,8 @@ def plan(recipe: Recipe) -> dict[str, Node]:
         return nodes
     add("sft", "sft", recipe.stage("sft"), "loss_filter", "base_model")
     add("cold_start", "cold_start", recipe.stage("cold_start"), "loss_filter", "sft", "base_model")
-    add("grpo", "grpo", recipe.stage("grpo"), "questions", "cold_start", "base_model")
+    solutions = ("loss_filter",) if recipe.grpo.cycles.reads_traces else ()
+    add("grpo", "grpo", recipe.stage("grpo"), "questions", "cold_start", "base_model", *solutions)
     if recipe.upto == "training":
         return nodes
     for config in recipe.evaluate:

@@ -22,6 +22,7 @@ COLOURS: dict[SpanRole, str] = {
     "prompt": "bright_black",
     "think": "green",
     "call": "cyan",
+    "mistake": "red",
     "result": "yellow",
     "answer": "magenta",
 }

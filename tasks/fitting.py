@@ -44,11 +44,11 @@ def train_fn(config: dict[str, Any]) -> None:
         with recording(supervised.progress):
             summary = train_supervised(supervised)
     else:
-        from agentflow.training.policy import train_policy
+        from agentflow.training.cycles import train_in_cycles
 
         policy = PolicyJob.model_validate_json(config["job"])
         with recording(policy.progress):
-            summary = train_policy(policy)
+            summary = train_in_cycles(policy)
     ray.train.report({"steps": summary.steps})
 
 

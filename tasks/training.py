@@ -121,9 +121,12 @@ def make_cold_start(
 
 @task(name="grpo", task_run_name="grpo", retries=0, cache_policy=NO_CACHE)
 def make_grpo(
-    identity: Identity, config: GrpoConfig, questions: Made, cold_start: Made, base: Made, where: RunContext
+    identity: Identity, config: GrpoConfig, questions: Made, kept: Made, cold_start: Made, base: Made, where: RunContext
 ) -> Made:
-    """The cold-start adapter, improved by GRPO with real tools; its rollouts are kept beside it."""
+    """The cold-start adapter, improved by GRPO with real tools; its rollouts are kept beside it.
+
+    `kept` is read only where fine-tuning on unsolved questions is configured.
+    """
 
     def compute(store: Store, effort: Effort) -> Artifact:
         chosen = choose_prompts(questions.artifact.rows(), config, where.training_of("grpo").workers)
@@ -132,6 +135,7 @@ def make_grpo(
             config=config,
             questions=questions.artifact.path,
             question_ids=tuple(row["id"] for row in chosen),
+            traces=kept.artifact.path if config.cycles.reads_traces else None,
             base=base.artifact.path,
             adapter=cold_start.artifact.path / ADAPTER,
             access=where.access,

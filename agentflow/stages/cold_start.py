@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentflow.config import Frozen, LocalFile
 from agentflow.errors import InputError
@@ -33,8 +33,20 @@ class ColdStartConfig(Frozen):
     # Words of reasoning without calls; paper B's bounds of its length reward [P].
     review: Annotated[Path | None, LocalFile()] = None
     # A review file (training.review) whose accepted and edited rows are trained on, in its order, instead of a choice.
+    error_recovery_share: float = Field(0.0, ge=0, le=1)
+    # Share of the samples in which a calculator call is first made wrongly, refused, and then made right
+    # (training.recovery). The wrong call and its result carry no loss, the right one does [O].
     prompt: PromptConfig = PromptConfig()
     settings: SupervisedSettings = SupervisedSettings()
+
+    @model_validator(mode="after")
+    def _reviewed_rows_stay_as_they_are(self) -> ColdStartConfig:
+        if self.review is not None and self.error_recovery_share:
+            raise ValueError(
+                f"error_recovery_share {self.error_recovery_share} would change rows of the review file; set it to 0 "
+                "or train without a review"
+            )
+        return self
 
 
 def choose(rows: Sequence[dict[str, Any]], config: ColdStartConfig) -> list[dict[str, Any]]:

@@ -127,15 +127,15 @@ class ToolBox:
         """
         tool = self._tools.get(call.tool)
         if tool is None:
-            return _refusal(f"unknown tool {call.tool!r}; available: {', '.join(self._tools) or 'none'}")
+            return refusal(f"unknown tool {call.tool!r}; available: {', '.join(self._tools) or 'none'}")
         reason = argument_fault(self._validators[call.tool], call.arguments)
         if reason is not None:
-            return _refusal(reason)
+            return refusal(reason)
         try:
             async with within(tool.timeout_s):
                 result = await tool.call_about(call.arguments, subject)
         except ToolArgumentError as error:
-            return _refusal(str(error))
+            return refusal(str(error))
         except TimeoutError as error:
             raise ToolFailure(
                 f"tool {tool.name!r} gave no result within {tool.timeout_s:g} s", kind=CallTimeout.kind
@@ -189,6 +189,7 @@ def clip(text: str, limit: int) -> str:
     return clean[: max(limit - 1, 0)].rstrip() + "…"
 
 
-def _refusal(reason: str) -> ToolResult:
+def refusal(reason: str) -> ToolResult:
+    """What a model sees of a call that was refused."""
     reason = clip(reason, _REASON_CHARS)
     return ToolResult(text=f"error: {reason}", error=reason)

@@ -61,6 +61,8 @@ class PolicyJob(Frozen):
     # In the order of use, repeated where needed.
     base: Path
     adapter: Path
+    traces: Path | None = None
+    # Arrow dataset folder (schemas.FILTERED), where `config.cycles.reads_traces`.
     access: Access
     out: Path
     progress: Path | None = None

@@ -28,8 +28,9 @@ from agentflow.progress import Progress
 from agentflow.records import Rollout
 from agentflow.rendering import parse_completion, prompt_head, prompt_turn
 from agentflow.rewards.composite import RewardConfig, composite
-from agentflow.rewards.groups import group_advantages
+from agentflow.rewards.conditional import conditional, verdict_of
 from agentflow.schemas import ROLLOUTS
+from agentflow.stages.grpo import eligible
 from agentflow.syntax import Syntax
 from agentflow.toolset import syntax_for
 from agentflow.training.callbacks import (
@@ -44,8 +45,20 @@ from agentflow.training.checkpoints import attempt_lock
 from agentflow.training.checks import check_surroundings
 from agentflow.training.guarding import GuardCallback
 from agentflow.training.jobs import PolicyJob, TrainingSummary
+from agentflow.training.reference import ReferenceCallback
+from agentflow.training.sampling import (
+    Drawn,
+    Fate,
+    GroupSampler,
+    Scored,
+    opening_of,
+    plain_fates,
+    rollout_counts,
+    spare_order,
+)
 from agentflow.training.supervised import common_arguments, publish
 from agentflow.training.timing import TimesCallback
+from agentflow.training.weighted import WEIGHT, WeightedTrainer
 
 PARTS = ("accuracy", "format", "length")
 # Names of the composite's parts, in the order of TRL's reward functions and weights.
@@ -86,16 +99,16 @@ class RolloutRecorder:
         prompts: Sequence[str],
         rollouts: Sequence[Rollout],
         parts: Sequence[dict[str, float] | None],
+        fates: Sequence[Fate] | None = None,
     ) -> None:
-        """Append this step's rollouts of one worker in ROLLOUTS columns; prompts stand in whole groups."""
-        first = rank * len(prompts) // self.group_size
+        """Append this step's rollouts of one worker in ROLLOUTS columns; without `fates` they are whole groups."""
         rewards = [self.weighted(part) for part in parts]
-        advantages = group_advantages(rewards, self.group_size)
+        fates = plain_fates(rewards, self.group_size, rank) if fates is None else fates
         for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
             question = self.by_prompt[prompt]
             self.rows.append(
                 {
-                    "id": f"{step:05d}-{first + i // self.group_size:03d}-{i % self.group_size:03d}",
+                    "id": f"{step:05d}-{fates[i].group:03d}-{fates[i].sample:03d}",
                     "step": step,
                     "question_id": question["id"],
                     "prompt": self.head + prompt,
@@ -105,7 +118,9 @@ class RolloutRecorder:
                     "n_calls": len(rollout.results),
                     "rewards": json.dumps(parts[i]),
                     "reward": rewards[i],
-                    "advantage": advantages[i],
+                    "advantage": fates[i].advantage,
+                    "left_out": fates[i].left_out,
+                    "given": fates[i].given,
                     "status": "ok" if rollout.failure is None else "failed",
                     "failure": rollout.failure,
                 }
@@ -127,39 +142,74 @@ def weights(config: RewardConfig) -> list[float]:
 
 
 def make_rollout_func(
-    engine_for: Callable[[Any], RolloutEngine], recorder: RolloutRecorder, seed: int, batch_size: int
+    engine_for: Callable[[Any], RolloutEngine], sampler: GroupSampler, recorder: RolloutRecorder, batch_size: int
 ) -> Any:
     """TRL's `rollout_func`: completions for the prompts it passes (each prompt stands there once per sample)."""
 
     def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
         step, rank = trainer.state.global_step, trainer.accelerator.process_index
-        seeds = [_row_seed(seed, step, rank, i) for i in range(len(prompts))]
         model = trainer.accelerator.unwrap_model(trainer.model)
+        engine = engine_for(model)
+
+        def generate(texts: list[str], seeds: list[int]) -> list[Rollout]:
+            return engine.run(texts, head=recorder.head, seeds=seeds, batch_size=batch_size)
+
         with clock.here().during("sync"):
             model.merge_adapter()  # folded weights decode faster
         try:
-            rollouts = engine_for(model).run(prompts, head=recorder.head, seeds=seeds, batch_size=batch_size)
+            drawn = sampler.draw(prompts, step, rank, generate)
         finally:
             with clock.here().during("sync"):
                 model.unmerge_adapter()
-        parts = [
-            recorder.parts(rollout, recorder.by_prompt[prompt])
-            for rollout, prompt in zip(rollouts, prompts, strict=True)
-        ]
-        recorder.record(step, rank, prompts, rollouts, parts)
-        return {
-            "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
-            "completion_ids": [rollout.completion_ids for rollout in rollouts],
-            "logprobs": [rollout.logprobs for rollout in rollouts],
-            "env_mask": [r.model_written if r.failure is None else [0] * len(r.model_written) for r in rollouts],
-            "reward_parts": parts,
-        }
+        scored = [one.scored for one in drawn.all]
+        parts = [one.parts for one in scored]
+        texts, fates = [one.prompt for one in drawn.all], [one.fate for one in drawn.all]
+        recorder.record(step, rank, texts, [one.rollout for one in scored], parts, fates)
+        return trainer_columns(drawn.used)
 
     return rollout_func
 
 
-def _row_seed(seed: int, step: int, rank: int, index: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{step}:{rank}:{index}".encode()).digest()[:7], "big")
+def trainer_columns(used: Sequence[Drawn]) -> dict[str, list[Any]]:
+    """What TRL reads, one entry a place. A rollout that is not trained on has an all-zero mask and no reward."""
+    rollouts = [one.scored.rollout for one in used]
+    return {
+        "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
+        "completion_ids": [rollout.completion_ids for rollout in rollouts],
+        "logprobs": [rollout.logprobs for rollout in rollouts],
+        "env_mask": [
+            one.scored.rollout.model_written if one.trained else [0] * len(one.scored.rollout.model_written)
+            for one in used
+        ],
+        "reward_parts": [one.scored.parts if one.trained else None for one in used],
+        WEIGHT: [one.weight for one in used],
+    }
+
+
+def make_sampler(job: PolicyJob, recorder: RolloutRecorder, questions: Sequence[dict[str, Any]]) -> GroupSampler:
+    """The sampler that judges by `recorder`'s reward and draws spare questions from all that the run may train on."""
+    config, syntax = job.config, recorder.syntax
+    spare = {row["id"]: prompt_turn(row["question"], config.prompt) for row in eligible(questions, config)}
+
+    def score(prompts: Sequence[str], rollouts: Sequence[Rollout]) -> list[Scored]:
+        return [one(recorder.by_prompt[prompt], rollout) for prompt, rollout in zip(prompts, rollouts, strict=True)]
+
+    def one(question: dict[str, Any], rollout: Rollout) -> Scored:
+        parts = recorder.parts(rollout, question)
+        if parts is None:
+            return Scored(rollout, None, None, None)
+        answer = parse_completion(rollout.text, syntax).answer
+        verdict = verdict_of(answer, question["answer"], question["aliases"], question["answer_type"])
+        parts = conditional(parts, verdict, config.intermediate_rewards)
+        return Scored(rollout, parts, recorder.weighted(parts), verdict)
+
+    def spare_prompts(step: int, rank: int) -> list[str]:
+        return [spare[i] for i in spare_order(list(spare), config.optimiser.seed, step, rank, job.workers)]
+
+    def opening(prompt: str) -> str:
+        return opening_of(recorder.by_prompt[prompt]["rationale"], config.solution_prefix)
+
+    return GroupSampler(config, score, spare_prompts, opening, job.workers)
 
 
 def reward_function(name: str) -> Any:
@@ -178,6 +228,7 @@ def train_policy(job: PolicyJob, callbacks: Sequence[TrainerCallback] = ()) -> T
     Goes on from the newest whole checkpoint in `job.out`: the rollouts made until then come with it, later ones are
     sampled again from the same seeds, and their paid calls replayed from the ledger.
     """
+    assert job.config.cycles.n == 0, "phases are trained one by one (training.cycles)"
     check_surroundings(job.config.optimiser)
     opened = job.access.open_toolbox(job.config.tools, job.config.search, job.config.edition)
     with attempt_lock(job.out), event_folder(job.events), ToolRunner(opened) as tools:
@@ -192,25 +243,25 @@ def _train(job: PolicyJob, tools: ToolRunner, callbacks: Sequence[TrainerCallbac
     questions = load_from_disk(str(job.questions)).to_list()
     by_id = {row["id"]: row for row in questions}
     chosen = [by_id[row_id] for row_id in job.question_ids]
-    by_prompt = {prompt_turn(row["question"], config.prompt): row for row in chosen}
+    by_prompt = {prompt_turn(row["question"], config.prompt): row for row in [*eligible(questions, config), *chosen]}
     recorder = RolloutRecorder(config.reward, syntax, prompt_head(config.prompt), by_prompt, config.group_size)
     model = load_model(job.base, adapter=job.adapter, trainable=True)
 
     def engine_for(current: Any) -> RolloutEngine:
-        return RolloutEngine(current, tokenizer, syntax, tools, config.generation)
+        return RolloutEngine(current, tokenizer, syntax, tools, config.sampling)
 
-    samples = config.optimiser.batch_size * config.optimiser.accumulation
     guard = GuardCallback(config.guard, lambda: recorder.rows, config.generation.max_calls, job.out, job.workers)
-    trainer = GRPOTrainer(
+    trainer = (GRPOTrainer if config.prompt_weighting == "none" else WeightedTrainer)(
         model=model,
         args=policy_arguments(job),
         train_dataset=Dataset.from_list([{"prompt": prompt_turn(row["question"], config.prompt)} for row in chosen]),
         processing_class=tokenizer,
         reward_funcs=[reward_function(name) for name in PARTS],
-        rollout_func=make_rollout_func(engine_for, recorder, config.optimiser.seed, min(samples, job.decode_batch)),
+        rollout_func=make_rollout_func(engine_for, make_sampler(job, recorder, questions), recorder, job.decode_batch),
         callbacks=[
             ProgressCallback(Progress(job.progress, "steps")),
             TimesCallback(),
+            ReferenceCallback(config.reference),
             CheckpointCallback(job.workers, recorder.save_part),
             *([] if config.guard.action == "off" else [guard]),
             *callbacks,
@@ -233,7 +284,7 @@ def _train(job: PolicyJob, tools: ToolRunner, callbacks: Sequence[TrainerCallbac
         extra={
             "adapter_before": before,
             "adapter_after": adapter_digest(model),
-            **rollout_counts(rows, config.group_size),
+            **rollout_counts(rows),
             **concluded,
         },
     )
@@ -252,7 +303,7 @@ def policy_arguments(job: PolicyJob) -> GRPOConfig:
         max_steps=config.steps,
         num_generations=config.group_size,
         max_completion_length=config.generation.max_new_tokens,
-        temperature=config.generation.temperature,
+        temperature=config.sampling.temperature,
         beta=config.beta,
         epsilon=config.clip,
         epsilon_high=config.clip_high,
@@ -273,14 +324,6 @@ def policy_arguments(job: PolicyJob) -> GRPOConfig:
 def save_rollouts(rows: list[dict[str, Any]], job: PolicyJob) -> None:
     """All rollouts as an Arrow dataset inside the checkpoint's folder."""
     Dataset(pa.Table.from_pylist(rows, schema=ROLLOUTS)).save_to_disk(str(job.rollouts_out))
-
-
-def rollout_counts(rows: Sequence[dict[str, Any]], group_size: int) -> dict[str, Any]:
-    """Groups, groups with reward variance, and failed rollouts; for the manifest and the report."""
-    groups = [rows[i : i + group_size] for i in range(0, len(rows), group_size)]
-    varied = sum(len({row["reward"] for row in group if row["reward"] is not None}) > 1 for group in groups)
-    failed = sum(row["status"] == "failed" for row in rows)
-    return {"rollouts": len(rows), "groups": len(groups), "groups_with_variance": varied, "rollouts_failed": failed}
 
 
 def adapter_digest(model: Any) -> str:

@@ -31,6 +31,7 @@ from agentflow.schemas import FILTERED
 from agentflow.stages.cold_start import ColdStartConfig, choose
 from agentflow.syntax import Syntax, holds_markup
 from agentflow.toolset import syntax_for
+from agentflow.training.recovery import PLANTED, plant_mistakes
 
 
 class ReviewLine(BaseModel):
@@ -65,7 +66,13 @@ def select(rows: Sequence[dict[str, Any]], config: ColdStartConfig) -> Reviewed:
         return read_review(config.review, rows, syntax_for(config.prompt.syntax))
     chosen = choose(rows, config)
     by_id = {row["id"]: row for row in rows}
-    return Reviewed([by_id[sample["id"]] for sample in chosen], chosen, [])
+    kept = [by_id[sample["id"]] for sample in chosen]
+    planted = plant_mistakes(kept, config.error_recovery_share, syntax_for(config.prompt.syntax))
+    return Reviewed(
+        [planted.get(row["id"], row) for row in kept],
+        [{**sample, "why": sample["why"] + (PLANTED if sample["id"] in planted else "")} for sample in chosen],
+        [],
+    )
 
 
 def save_rows(rows: Sequence[dict[str, Any]], out: Path) -> Path:

@@ -240,7 +240,8 @@ def export_merged(job: SupervisedJob, tokenizer: Any) -> None:
 
 def publish(model: PeftModel, adapter_out: Path, out: Path, summary: TrainingSummary) -> None:
     """Write the adapter (safetensors) and the summary; rank 0 only."""
-    model.save_pretrained(str(adapter_out), safe_serialization=True)
+    # A reference policy beside it (GRPO with a KL term) is no part of what was trained.
+    model.save_pretrained(str(adapter_out), safe_serialization=True, selected_adapters=["default"])
     # PEFT writes the base's absolute path; the artifact must mean the same on any machine.
     config_file = adapter_out / "adapter_config.json"
     config = json.loads(config_file.read_text())
