@@ -42,6 +42,17 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :after], values[:, :, :after]
         return self.keys, self.values
 
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep the rows `indices`, and the room: rows that left free their memory at once, layer by layer."""
+        if not self._fit(self.get_seq_length()):
+            super().batch_select_indices(indices)
+            return
+        assert self._buffers is not None
+        tokens = self.get_seq_length()
+        keys, values = (buffer[indices] for buffer in self._buffers)
+        self._buffers = (keys, values)
+        self.keys, self.values = keys[:, :, :tokens], values[:, :, :tokens]
+
     def _fit(self, tokens: int) -> bool:
         """Whether the buffers still hold what the layer holds (a selection of rows replaces it), and have room."""
         if self._buffers is None or self.keys is None:

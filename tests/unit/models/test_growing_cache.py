@@ -57,3 +57,12 @@ def test_batches_that_share_a_head_do_not_write_into_it_or_into_each_other(tiny_
     logits(tiny_model, first, torch.full((3, 6), 50))
     torch.testing.assert_close(logits(tiny_model, second, ids), expected)
     torch.testing.assert_close(logits(tiny_model, growing(head.cache(1)), ids), expected)
+
+
+def test_rows_that_leave_free_their_memory_and_the_rest_keep_their_room(tiny_model):
+    cache = growing(DynamicCache(config=tiny_model.config))
+    logits(tiny_model, cache, torch.ones((8, 5), dtype=torch.long))
+    whole = [layer.keys.untyped_storage().nbytes() for layer in cache.layers]
+    cache.batch_select_indices(torch.tensor([1, 6]))
+    logits(tiny_model, cache, torch.ones((2, 1), dtype=torch.long))
+    assert [layer.keys.untyped_storage().nbytes() for layer in cache.layers] == [nbytes // 4 for nbytes in whole]
