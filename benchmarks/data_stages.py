@@ -15,7 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from agentflow.records import Outcomes
 from agentflow.schemas import FILTERED, QUESTIONS, TOOL_TRACES, TRACES
 from agentflow.stages.loss_filter import decide
 from agentflow.stages.questions import cleaned_questions
-from agentflow.stages.tool_insertion import insert_batch, insertion_counts
+from agentflow.stages.tool_insertion import insert_batch, insertion_counts, wants_lookups
 from agentflow.stages.traces import trace_batch
 from flows.plan import Node, plan
 from flows.recipes import Recipe, load_recipe
@@ -84,10 +84,16 @@ class DirectStages:
                 return await trace_batch(rows, config, teacher)
 
     async def _insert(self, rows: Rows, config: Any) -> Outcomes:
-        with self._where.access.open_ledger() as ledger:
+        access = self._where.access
+        async with AsyncExitStack() as stack:
+            ledger = stack.enter_context(access.open_ledger())
+            teacher = None
+            if any(wants_lookups(row, config) for row in rows):
+                opened = access.open_teacher(config.teacher, ledger, config.edition)
+                teacher = await stack.enter_async_context(opened)
             edition = config.search_edition or config.edition
-            async with self._where.access.open_toolbox(config.tools, config.search, edition, ledger) as box:
-                return await insert_batch(rows, config, None, box, None)
+            toolbox = access.open_toolbox(config.tools, config.search, edition, ledger)
+            return await insert_batch(rows, config, teacher, await stack.enter_async_context(toolbox), None)
 
     def _paid(self, node: Node, rows: Rows, work: Callable[[Rows, Any], Any], schema: pa.Schema) -> Artifact:
         stage, fingerprint, config = node.identity.stage, node.identity.fingerprint, node.config

@@ -69,7 +69,7 @@ class Onlooker:
         self._thread.join()
 
     def _look(self) -> None:
-        pages = (
+        pages: tuple[tuple[str, dict[str, Any]], ...] = (
             ("flow_runs/filter", {"limit": 20, "sort": "EXPECTED_START_TIME_DESC"}),
             ("task_runs/filter", {"limit": 20, "sort": "EXPECTED_START_TIME_DESC"}),
             ("task_runs/count", {}),

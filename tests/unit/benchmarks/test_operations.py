@@ -54,7 +54,7 @@ def test_stages_called_directly_make_what_the_pipeline_makes_of_its_rows(tmp_pat
         where.store()
         open_run_ledger(where, None)
         result = data_stages.run_direct(recipe, where)
-        assert teacher.stats()["paid"] == 8 and search.stats()["paid"] > 0
+        assert teacher.stats()["paid"] >= 8 and search.stats()["paid"] > 0
     assert set(result["digests"]) == set(data_stages.TABLES)
     assert set(result["stages"]) == {"base_model", *data_stages.TABLES}
     kept = where.store().latest("loss_filter")
