@@ -26,7 +26,7 @@ SECOND_NIGHT_S = 60.0
 REGENERATED, FAILED = "2026-01-31", "2026-02-01"
 
 
-def rows(n_rows: int = ROWS, batch: int = BATCH) -> Iterator[Row]:
+def rows(n_rows: int = ROWS, batch: int = BATCH, failing: float = FAILING) -> Iterator[Row]:
     """The rows, in the order the nights happen."""
     chosen = (*settings(n_rows, batch), "search.max_attempts=1")
     recipe = load_recipe("smoke", chosen)
@@ -41,7 +41,7 @@ def rows(n_rows: int = ROWS, batch: int = BATCH) -> Iterator[Row]:
             first = machine.night(client, common)
             yield same_edition(first, machine.night(client, common))
             yield new_edition(first, machine.night(client, {**anew, "night": REGENERATED}))
-            rule = {"kind": "status", "status": 500, "share": FAILING}
+            rule = {"kind": "status", "status": 500, "share": failing}
             failed = machine.night(client, {**anew, "night": FAILED}, [rule])
             batches = -(-n_rows // batch)
             what = f"Retry after {len(failed.batches)} failed of {batches} search batches (`prefect flow-run retry`)"
