@@ -23,7 +23,6 @@ from agentflow.services.server import LocalService
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(1800)]
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make test-ui installs it")
 SLOW_MS = 60_000
-RUN_MS = 400_000
 DRAWN_MS = 1500
 # Graphs and folding panels move for a moment after their text is there; only pictures wait for them.
 
@@ -101,8 +100,11 @@ def test_retry_in_the_ui_asks_only_the_failed_searches(
     dialog.get_by_text("Retry Flow Run").wait_for()
     pictures.take("operations-retry")
     dialog.get_by_role("button", name="Retry").click()
-    page.get_by_text("Completed", exact=True).first.wait_for(timeout=RUN_MS)
+    dialog.wait_for(state="detached")
+    page.goto("about:blank")  # the moving graph of a run under way takes a whole core of a machine without a GPU
     machine.wait_for_end(run_id, attempt=2)
+    page.goto(f"{machine.url}/v2/runs/flow-run/{run_id}")
+    page.get_by_text("Completed", exact=True).first.wait_for()
     pictures.take("operations-completed")
 
     run = machine.flow_run(run_id)
@@ -117,6 +119,6 @@ def test_the_form_of_a_deployment_says_what_each_field_means(
     deployment = machine.ask("deployments/name/nightly-data/nightly-data")
     page.goto(f"{machine.url}/v2/deployments/deployment/{deployment['id']}/run")
     for title in ("Recipe", "Changed fields", "Regenerate", "Night"):
-        page.get_by_text(title, exact=True).first.wait_for()
+        page.get_by_text(f"{title} (Optional)", exact=True).wait_for()
     page.get_by_text("Which paid calls are made anew").first.wait_for()
     pictures.take("operations-form")
