@@ -23,7 +23,7 @@ from agentflow.services.server import LocalService
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(1800)]
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: make test-ui installs it")
 SLOW_MS = 60_000
-DRAWN_MS = 1500
+DRAWN_MS = 3000
 # Graphs and folding panels move for a moment after their text is there; only pictures wait for them.
 
 
