@@ -2,8 +2,7 @@
 
 The search service's own count shows exactly the missing calls. The UI is the one that a server shows by default.
 
-Pictures go to AGENTFLOW_SCREENSHOTS if that is set (those of docs/operations.md: AGENTFLOW_SCREENSHOTS=docs/images make
-test-ui), else into the test's own folder.
+Pictures of what it saw go to AGENTFLOW_SCREENSHOTS if that is set, else into the test's own folder.
 """
 
 from __future__ import annotations
