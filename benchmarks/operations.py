@@ -1,7 +1,8 @@
 """Operations, measured: what Prefect and Ray cost, nights and their repair, many batches, and what is killed or leaks.
 
 Only puts the parts together, each of which can be run alone; a part that fails ends as a row and the others go on.
-The last part runs fault tests of the suite, which takes about half an hour.
+The last part runs fault tests of the suite, which takes about half an hour. `AGENTFLOW_BENCH_QUICK=1` goes the whole
+way with reduced sizes and measures nothing.
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ from benchmarks.mapped_batches import lock_errors
 from benchmarks.parts import measured
 from benchmarks.postgresql import PostgresMissing, postgresql
 from benchmarks.row import Row
+from benchmarks.sizes import sized
 
-ON_SQLITE, ON_POSTGRESQL = 200, 1000
+ON_SQLITE, ON_POSTGRESQL = sized(200, 6), sized(1000, 8)
 RESPONSIVE_S = 5.0
 # Ours: nobody waits longer for a page of the UI.
 TARGET = f"all Completed, no lock error, every query of the UI answered within {RESPONSIVE_S:.0f} s"
@@ -25,12 +26,12 @@ LEDGER = "ledger"
 MODULE = "benchmarks.mapped_batches"
 
 
-def rows(on_sqlite: int = ON_SQLITE, on_postgresql: int = ON_POSTGRESQL) -> Iterator[Row]:
+def rows() -> Iterator[Row]:
     """One row per database."""
     with bench_root() as bench:
         with tempfile.TemporaryDirectory(prefix="batches-", dir=bench) as folder:
-            yield _measured(f"{on_sqlite} mapped batch tasks on SQLite", on_sqlite, Path(folder), [])
-        what = f"{on_postgresql:,} mapped batch tasks on PostgreSQL"
+            yield _measured(f"{ON_SQLITE} mapped batch tasks on SQLite", ON_SQLITE, Path(folder), [])
+        what = f"{ON_POSTGRESQL:,} mapped batch tasks on PostgreSQL"
         try:
             with (
                 postgresql(LEDGER) as address,
@@ -38,7 +39,7 @@ def rows(on_sqlite: int = ON_SQLITE, on_postgresql: int = ON_POSTGRESQL) -> Iter
             ):
                 urls = [f"--database-url=postgresql+asyncpg://{address}/postgres"]
                 urls += [f"--ledger-url=postgresql://{address}/{LEDGER}"]
-                yield _measured(what, on_postgresql, Path(folder), urls)
+                yield _measured(what, ON_POSTGRESQL, Path(folder), urls)
         except PostgresMissing as missing:
             yield Row.not_run(what, TARGET, "s", str(missing))
 

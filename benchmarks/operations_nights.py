@@ -7,6 +7,7 @@ browser is a test: tests/ui).
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,18 +18,19 @@ from benchmarks.deployed_nights import Machine, Night
 from benchmarks.main_job import bench_root
 from benchmarks.operations_overhead import settings
 from benchmarks.row import Row
+from benchmarks.sizes import sized
 from flows.recipes import load_recipe
 
-ROWS, BATCH = 240, 6
-FAILING = 0.1
+ROWS, BATCH = sized(240, 24), sized(6, 4)
+FAILING = sized(0.1, 0.3)
 # Share of the searches that fail for ever on the last night, chosen by hash.
 SECOND_NIGHT_S = 60.0
 REGENERATED, FAILED = "2026-01-31", "2026-02-01"
 
 
-def rows(n_rows: int = ROWS, batch: int = BATCH, failing: float = FAILING) -> Iterator[Row]:
+def rows() -> Iterator[Row]:
     """The rows, in the order the nights happen."""
-    chosen = (*settings(n_rows, batch), "search.max_attempts=1")
+    chosen = (*settings(ROWS, BATCH), "search.max_attempts=1")
     recipe = load_recipe("smoke", chosen)
     local, corpus = recipe.teacher.local, recipe.search.local
     teacher = LocalService("teacher", wrong_rate=0.0, seed=local.seed, world_seed=local.world_seed)
@@ -41,9 +43,9 @@ def rows(n_rows: int = ROWS, batch: int = BATCH, failing: float = FAILING) -> It
             first = machine.night(client, common)
             yield same_edition(first, machine.night(client, common))
             yield new_edition(first, machine.night(client, {**anew, "night": REGENERATED}))
-            rule = {"kind": "status", "status": 500, "share": failing}
+            rule = {"kind": "status", "status": 500, "share": FAILING}
             failed = machine.night(client, {**anew, "night": FAILED}, [rule])
-            batches = -(-n_rows // batch)
+            batches = math.ceil(ROWS / BATCH)
             what = f"Retry after {len(failed.batches)} failed of {batches} search batches (`prefect flow-run retry`)"
             if failed.state != "FAILED":
                 reason = f"the night whose searches were to fail ended {failed.state}: {failed.message[:200]}"

@@ -14,10 +14,11 @@ from typing import Any
 from benchmarks.main_job import bench_root
 from benchmarks.parts import measured
 from benchmarks.row import Row
+from benchmarks.sizes import sized
 from flows.local import local_services
 from flows.recipes import load_recipe
 
-ROWS, BATCH = 400, 8
+ROWS, BATCH = sized(400, 12), sized(8, 4)
 SHARE, SECONDS = 0.15, 20.0
 # The overhead may be the larger of this share of the direct calls and this many seconds.
 
@@ -35,9 +36,9 @@ def settings(rows: int, batch: int) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def rows(n_rows: int = ROWS, batch: int = BATCH) -> Iterator[Row]:
+def rows() -> Iterator[Row]:
     """Start-up, and the overhead."""
-    chosen = settings(n_rows, batch)
+    chosen = settings(ROWS, BATCH)
     with bench_root() as bench, local_services(load_recipe("smoke", chosen)) as (teacher, search):
         found = {}
         for how in ("direct", "flow"):
@@ -46,7 +47,7 @@ def rows(n_rows: int = ROWS, batch: int = BATCH) -> Iterator[Row]:
             arguments += [f"--set={setting}" for setting in chosen]
             _empty(root)
             found[how] = measured("benchmarks.data_stages", arguments, bench / f"overhead-{how}.log")
-    yield from compared(found["direct"], found["flow"], 2 * math.ceil(n_rows / batch))
+    yield from compared(found["direct"], found["flow"], 2 * math.ceil(ROWS / BATCH))
 
 
 def _empty(root: Path) -> None:
