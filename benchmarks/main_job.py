@@ -35,6 +35,9 @@ COMMAND = str(Path(sys.executable).with_name("agentflow"))
 GSM8K = REPO.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 GSM8K_ROWS = 300
 KILLS = "tests/faults/test_kills.py"
+NOT_COLD = ("AGENTFLOW_ROOT", "AGENTFLOW_LEDGER", "AGENTFLOW_TEACHER_URL", "AGENTFLOW_SEARCH_URL",
+            "PREFECT_API_URL", "RAY_ADDRESS")  # fmt: skip
+# Variables that point at a ledger, a server or a cluster that somebody else filled.
 LONGEST_S = 3600
 # Of one command; then it is interrupted and counts as failed.
 
@@ -96,8 +99,8 @@ class Ran:
 
 
 def execute(command: Sequence[str], log: Path, cwd: Path = REPO, longest_s: float = LONGEST_S) -> Ran:
-    """Run `command`, its output into `log`. A ledger or root of the caller's is not used: it would not be cold."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("AGENTFLOW_ROOT", "AGENTFLOW_LEDGER")}
+    """Run `command`, its output into `log`. Nothing of the caller's own set-up is used: it would not be cold."""
+    environment = {name: value for name, value in os.environ.items() if name not in NOT_COLD}
     started = time.monotonic()
     with open(log, "wb") as out:
         process = subprocess.Popen(

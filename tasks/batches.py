@@ -26,7 +26,7 @@ from agentflow.artifacts.store import Store
 from agentflow.errors import BudgetExceeded, StageIncomplete, StoreError, UserError
 from agentflow.progress import Progress
 from agentflow.records import Outcomes, canonical_json, sha256_text
-from agentflow.report.markdown import safe_cell
+from agentflow.report.markdown import safe_code
 from tasks.context import RunContext
 from tasks.worker_logs import with_last_lines
 
@@ -135,7 +135,7 @@ def _report_failures(
         action = ACTIONS.get(next(iter(reasons)), "Retry: only the missing calls are made")
         batch = f"{name} {i + 1}/{len(batches)}"
         cells = {"batch": batch, "reason": ", ".join(reasons), "rows": sum(reasons.values())}
-        table.append({**cells, "detail": safe_cell(str(error)), "suggested action": action})
+        table.append({**cells, "detail": safe_code(str(error)), "suggested action": action})
         calls += _failed_calls(batch, error)
     key = f"{name.replace('_', '-')}-failed"
     create_table_artifact(key=f"{key}-batches", table=table, description=f"{name}: failed batches")
@@ -147,10 +147,10 @@ def _report_failures(
 
 
 def _failed_calls(batch: str, error: BaseException) -> list[dict[str, Any]]:
-    """One row of the table for every call a batch still lacks: batch, row, reason, and the call with what it met."""
+    """One row of the table for every call a batch still lacks: batch, reason, the call with what it met, its row."""
     missing = error.missing if isinstance(error, StageIncomplete) else []
     return [
-        {"batch": batch, "row": safe_cell(key), "reason": reason, "call": safe_cell(line, 400)}
+        {"batch": batch, "reason": reason, "call": safe_code(line, 400), "row": safe_code(key)}
         for key, reason, detail in missing
         for line in detail.split("\n")
     ]

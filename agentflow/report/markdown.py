@@ -1,7 +1,8 @@
 """Manifests and sample rows -> Markdown that is safe in Prefect's UI, whatever a model or a search wrote.
 
 `safe_cell` turns any value into one line of a table that renders as exactly those characters: no table break, no
-HTML, no link, no image, no code. `stage_markdown` is the artifact a stage leaves. It truncates and counts nothing else.
+HTML, no link, no image, no code. `safe_code` does it for cells that may be shown as plain text. `stage_markdown` is the
+artifact a stage leaves. It truncates and counts nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from agentflow.report.visible import visible
 
 # Characters with a meaning in Markdown, as numeric references: renderers show them and never act on them.
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]()#+\-.!|~$^=:@/]")
+_BACKTICKS = re.compile("`+")
 _MAX_SAMPLES = 5
 _MAX_COLUMNS = 8
 
@@ -33,6 +35,21 @@ def safe_cell(value: Any, limit: int = 200) -> str:
     return _MARKDOWN.sub(
         lambda match: f"&#{ord(match.group())};", html.escape(text, quote=True).replace("&#x27;", "&apos;")
     )
+
+
+def safe_code(value: Any, limit: int = 200) -> str:
+    """`value` as one Markdown code span of at most about `limit` visible characters; None is an en dash.
+
+    For tables in Prefect's UI, whose older version renders a cell as Markdown and whose newer one as plain text: the
+    one acts on nothing in it, in the other it still reads as the characters it was made of.
+    """
+    if value is None:
+        return "–"
+    text = visible(value, limit).replace("\n", " ↵ ").replace("\t", " ").strip()
+    # A span ends at as many backticks as it began with, and a space on both sides does not belong to it.
+    fence = "`" * (max((len(run) for run in _BACKTICKS.findall(text)), default=0) + 1)
+    space = " " if not text or "`" in (text[0], text[-1]) else ""
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def table(columns: list[str], rows: Rows, limit: int = 200) -> str:

@@ -6,9 +6,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from report_rows import manifest
 
-from agentflow.report.markdown import safe_cell, stage_markdown
+from agentflow.report.markdown import safe_cell, safe_code, stage_markdown
+from agentflow.report.visible import visible
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,19 @@ def test_any_text_stays_on_one_line_of_printable_characters(text):
     cell = safe_cell(text)
     assert "\n" not in cell and "|" not in cell
     assert all(char.isprintable() or char == " " or char >= "\u00a0" for char in cell)
+
+
+@given(st.text(alphabet=st.one_of(st.sampled_from("`[]()<>!&*_ \\~#|\n"), st.characters())))
+def test_a_code_span_shows_any_text_as_it_is_and_acts_on_nothing(text):
+    inline = [token for token in MarkdownIt("commonmark").parse(safe_code(text)) if token.type == "inline"]
+    (span,) = inline[0].children
+    assert span.type == "code_inline"
+    assert span.content.strip() == visible(text).replace("\n", " ↵ ").replace("\t", " ").strip()
+
+
+def test_a_code_span_reads_well_where_it_is_shown_as_plain_text():
+    assert safe_code('Search {"query":"a_b"}') == '`Search {"query":"a_b"}`'
+    assert safe_code(None) == "–"
 
 
 def test_the_artifact_of_a_stage_shows_counts_reasons_and_samples():
