@@ -64,6 +64,11 @@ class Syntax:
         """What every call begins with, whichever tool it is for."""
         return " [" if self.name == "compact" else " <tool_call>"
 
+    @property
+    def call_end(self) -> str:
+        """What every call ends with: generation stops behind it."""
+        return "->" if self.name == "compact" else "</tool_call>"
+
     def representable(self, call: ToolCall) -> bool:
         """Whether rendering `call` and finding it again gives `call` back, and leaves the text around it whole."""
         try:
@@ -98,7 +103,7 @@ class Syntax:
     def pending_call(self, text: str) -> ToolCall | None:
         """The call that `text` ends with, waiting for its result; None if there is none or it is malformed."""
         tail = text.rstrip()
-        if not tail.endswith("->" if self.name == "compact" else "</tool_call>"):
+        if not tail.endswith(self.call_end):
             return None
         found = None
         for match in self._call.finditer(tail):

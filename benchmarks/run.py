@@ -31,7 +31,7 @@ from benchmarks.sizes import quick
 HERE = Path(__file__).resolve().parent
 REGISTRY = {
     name: f"benchmarks.{name}"
-    for name in ("main_job", "data", "train", "reason_act", "evaluation", "mtr", "operations")
+    for name in ("main_job", "data", "train", "train_gpu", "reason_act", "evaluation", "mtr", "operations")
 }
 
 

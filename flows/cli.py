@@ -134,18 +134,37 @@ def submit(
 @set_option
 @root_option
 @ledger_option
-def plan_command(recipe: str, settings: tuple[str, ...], root: Path, ledger_url: str | None) -> None:
-    """Say for every stage of RECIPE: reuse, or run, and because of which field; and what the paid calls will cost."""
+@click.option(
+    "--gpu", default="H100", show_default=True, help="H100, H200, A100-80, L40S or RTX4090: sizes are for it."
+)
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="GPUs of a training.")
+@click.option(
+    "--row-tokens", type=click.IntRange(min=1), default=400, show_default=True, help="Mean length of a training row."
+)
+def plan_command(
+    recipe: str, settings: tuple[str, ...], root: Path, ledger_url: str | None, gpu: str, workers: int, row_tokens: int
+) -> None:
+    """Say what RECIPE would do and take: for every stage reuse, or run, and because of which field; what the paid calls
+    will cost; parameters, memory and hours on a GPU.
+    """
     from agentflow.artifacts.store import Store
     from flows.estimating import estimates, lines
-    from flows.plan import decide
+    from flows.plan import decide, missing_revision
     from flows.recipes import load_recipe
+    from flows.sizing import gpu_called, size_lines
 
-    chosen, store = load_recipe(recipe, settings), Store.open(root / "artifacts")
-    decisions = decide(chosen, store)
-    for decision in decisions:
-        click.echo(decision.line())
-    for line in lines(estimates(chosen, decisions, store, ledger_url or str(root / "ledger.db"))):
+    chosen, store, card = load_recipe(recipe, settings), Store.open(root / "artifacts"), gpu_called(gpu)
+    if message := missing_revision(chosen):
+        click.echo(f"stages cannot be planned yet: {message}")
+        stages = ["sft", "cold_start", "grpo", "evaluate"]
+    else:
+        decisions = decide(chosen, store)
+        stages = [decision.node.identity.stage for decision in decisions if not decision.reuse]
+        for decision in decisions:
+            click.echo(decision.line())
+        for line in lines(estimates(chosen, decisions, store, ledger_url or str(root / "ledger.db"))):
+            click.echo(line)
+    for line in size_lines(chosen, card, stages, workers, row_tokens):
         click.echo(line)
 
 

@@ -27,7 +27,7 @@ from agentflow.clients.search import SearchClient, SearchConfig
 from agentflow.clients.teacher import TeacherClient, TeacherConfig
 from agentflow.errors import AgentflowError, CutAnswer, UserError
 from agentflow.ledger import Ledger
-from agentflow.models.sources import PackagedGguf
+from agentflow.models.sources import HubModel, PackagedGguf
 from flows.cluster import configured_address
 from flows.local import check_prefect, check_ray
 from flows.recipes import Recipe
@@ -97,8 +97,11 @@ def _needed() -> set[str]:
 
 
 def base_model(recipe: Recipe) -> Finding:
-    """The package that carries the recipe's model, if one does."""
+    """The package that carries the recipe's model, if one does; the commit of a hub model."""
     source = recipe.base_model.source
+    if isinstance(source, HubModel) and source.revision is None:
+        why = f"no commit given for {source.id}"
+        return Finding("base model", "missing", why, "--set base_model.source.revision=COMMIT")
     if not isinstance(source, PackagedGguf):
         return Finding("base model", "ok", f"kind {source.kind}")
     if importlib.util.find_spec(source.package) is not None:

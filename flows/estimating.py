@@ -95,8 +95,18 @@ def _questions(recipe: Recipe, decisions: Sequence[Decision], store: Store) -> _
     return _Questions(train, asked, text, _QUESTION_BYTES)
 
 
+def training_questions(source: Any) -> int | None:
+    """Training questions of a source that nobody has read yet; None if only reading could tell."""
+    if source.kind == "generated":
+        return int(source.arithmetic_train + source.two_hop_train)
+    counts = [_train_rows(part) for part in getattr(source, "parts", (source,))]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
 def _train_rows(source: Any) -> int | None:
     """Rows of a real source that are not tests, none of them read yet; None if only reading could tell."""
+    if source.test_path is None and source.test_fraction == 1:
+        return 0
     count = source.limit
     if source.path is not None and source.path.is_file() and source.path.suffix == ".jsonl":
         with source.path.open("rb") as stream:

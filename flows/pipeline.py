@@ -18,6 +18,7 @@ from flows.signals import terminable
 from tasks.context import RunContext
 from tasks.evaluate import make_evaluation, open_answerer
 from tasks.loss_filter import make_loss_filter
+from tasks.making import Made
 from tasks.simple import make_base_model, make_questions
 from tasks.tool_insertion import make_tool_insertion
 from tasks.traces import make_traces
@@ -53,11 +54,13 @@ def make_all(recipe: Recipe, where: RunContext, upto: Part = "evaluation") -> No
         gate_run(recipe, where, "data")
         return
     sft = make_sft(*of("sft"), kept, base, where)
-    cold_start = make_cold_start(*of("cold_start"), kept, sft, base, where)
-    policy = make_grpo(*of("grpo"), questions, kept, cold_start, base, where)
+    tuned: dict[str, Made | None] = {"base": None, "sft": sft}
+    if "cold_start" in nodes:
+        tuned["cold_start"] = cold_start = make_cold_start(*of("cold_start"), kept, sft, base, where)
+        if "grpo" in nodes:
+            tuned["grpo"] = make_grpo(*of("grpo"), questions, kept, cold_start, base, where)
     if "training" in (upto, recipe.upto):
         return
-    tuned = {"base": None, "sft": sft, "cold_start": cold_start, "grpo": policy}
     with open_answerer(where) as answerer:
         for config in recipe.evaluate:
             name = evaluation_name(config.model, config.style)

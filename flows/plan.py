@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from agentflow.artifacts.fingerprint import Change, Identity, changes, identity_of
 from agentflow.artifacts.store import Store
 from agentflow.config import Frozen
+from agentflow.models.sources import HubModel
 from agentflow.schemas import STAGES
 from flows.recipes import Recipe
 
@@ -66,9 +67,11 @@ def plan(recipe: Recipe) -> dict[str, Node]:
     if recipe.upto == "data":
         return nodes
     add("sft", "sft", recipe.stage("sft"), "loss_filter", "base_model")
-    add("cold_start", "cold_start", recipe.stage("cold_start"), "loss_filter", "sft", "base_model")
-    solutions = ("loss_filter",) if recipe.grpo.cycles.reads_traces else ()
-    add("grpo", "grpo", recipe.stage("grpo"), "questions", "cold_start", "base_model", *solutions)
+    if recipe.trained_upto != "sft":
+        add("cold_start", "cold_start", recipe.stage("cold_start"), "loss_filter", "sft", "base_model")
+    if recipe.trained_upto == "grpo":
+        solutions = ("loss_filter",) if recipe.grpo.cycles.reads_traces else ()
+        add("grpo", "grpo", recipe.stage("grpo"), "questions", "cold_start", "base_model", *solutions)
     if recipe.upto == "training":
         return nodes
     for config in recipe.evaluate:
@@ -76,6 +79,12 @@ def plan(recipe: Recipe) -> dict[str, Node]:
         name = evaluation_name(config.model, config.style)
         add(name, "evaluate", recipe.fill(config), "questions", "base_model", *tuned)
     return nodes
+
+
+def missing_revision(recipe: Recipe) -> str | None:
+    """What to do about a hub model without a commit, as the presets leave it; None if nothing is missing."""
+    source = recipe.base_model.source
+    return source.unpinned() if isinstance(source, HubModel) else None
 
 
 def decide(recipe: Recipe, store: Store) -> list[Decision]:

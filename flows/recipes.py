@@ -5,6 +5,8 @@ Variants replace fields (`with_settings`).
 `demo`   the real SmolLM2-135M on generated questions: minutes on two cores, no key, no GPU, no hub
 `smoke`  a two-layer random model through the whole DAG: the test suite's end-to-end run
 `deliberate_data`  the data half of paper A on real GSM8K and HotpotQA rows: calculator and search calls, loss filter
+
+The papers' own models and hyperparameters stand in `flows.presets`; what a recipe is, in `flows.recipe`.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from agentflow.clients.search import LocalSearch, SearchConfig
 from agentflow.clients.teacher import LocalTeacher, TeacherConfig
@@ -25,14 +27,10 @@ from agentflow.config import Frozen
 from agentflow.errors import ConfigError
 from agentflow.models.settings import GenerationConfig
 from agentflow.models.sources import PackagedGguf, TinyModel
-from agentflow.promotion.config import PromotionConfig
-from agentflow.rendering import PromptConfig
-from agentflow.scrubbing import ScrubConfig
 from agentflow.sources.file_sources import Gsm8kSource, HotpotSource
 from agentflow.sources.source import GeneratedSource, MixedSource
 from agentflow.stages.base_model import BaseModelConfig
 from agentflow.stages.cold_start import ColdStartConfig
-from agentflow.stages.evaluate import EvaluateConfig
 from agentflow.stages.grpo import GrpoConfig
 from agentflow.stages.loss_filter import LossFilterConfig
 from agentflow.stages.questions import QuestionsConfig
@@ -42,71 +40,8 @@ from agentflow.stages.traces import TracesConfig
 from agentflow.tools.web_search import WebSearchConfig
 from agentflow.toolset import ToolsConfig
 from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
-
-STAGE_SECTIONS = ("traces", "tool_insertion", "loss_filter", "sft", "cold_start", "grpo")
-SHARED = ("prompt", "teacher", "search", "tools", "edition", "search_edition", "scrub")
-# Sections that several stages use. They stand once, at the top of the recipe; a stage's own copy may not be set.
-
-
-class Recipe(Frozen):
-    """Everything that decides what a run makes. Nothing here says where it runs."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    prompt: PromptConfig = PromptConfig()
-    teacher: TeacherConfig = TeacherConfig()
-    search: SearchConfig = SearchConfig()
-    tools: ToolsConfig = ToolsConfig()
-    edition: str = "1"
-    scrub: ScrubConfig = ScrubConfig()
-    # Personal data removed from traces and search results before they are committed. Off by default.
-    search_edition: str | None = None
-    # Of all searches, where they are to be asked anew and the teacher is not; empty: `edition`.
-    upto: Literal["data", "training", "evaluation"] = "evaluation"
-    # The last part that is made: "data" ends with the loss filter.
-    base_model: BaseModelConfig
-    questions: QuestionsConfig
-    traces: TracesConfig = TracesConfig()
-    tool_insertion: ToolInsertionConfig = ToolInsertionConfig()
-    loss_filter: LossFilterConfig = LossFilterConfig()
-    sft: SftConfig = SftConfig()
-    cold_start: ColdStartConfig = ColdStartConfig()
-    grpo: GrpoConfig = GrpoConfig()
-    evaluate: tuple[EvaluateConfig, ...] = (
-        EvaluateConfig(model="base", style="plain"),
-        EvaluateConfig(model="base", style="tools"),
-        EvaluateConfig(model="sft"),
-        EvaluateConfig(model="cold_start"),
-        EvaluateConfig(model="grpo"),
-    )
-    promotion: PromotionConfig = PromotionConfig()
-    # The gate a night has to pass. It makes nothing, so it is in no fingerprint.
-    notes: tuple[str, ...] = ()
-    # What a reader of the report must know.
-
-    @model_validator(mode="after")
-    def _shared_sections_stand_once(self) -> Recipe:
-        sections = {name: getattr(self, name) for name in STAGE_SECTIONS}
-        sections |= {f"evaluate.{i}": config for i, config in enumerate(self.evaluate)}
-        for name, section in sections.items():
-            doubled = [field for field in SHARED if field in section.model_fields_set]
-            if doubled:
-                raise ValueError(
-                    f"{name}.{doubled[0]} is shared by several stages: "
-                    f"set {doubled[0]} at the top of the recipe instead"
-                )
-        return self
-
-    def stage(self, name: str) -> Any:
-        """The full configuration of a stage, with the shared sections filled in."""
-        return self.fill(getattr(self, name))
-
-    def fill(self, config: Any) -> Any:
-        """`config` with this recipe's shared sections where it has such fields."""
-        fields = type(config).model_fields
-        shared = {field: getattr(self, field) for field in SHARED if field in fields}
-        if "edition" in fields and "teacher" not in fields:  # the calls of grpo and evaluate are searches alone
-            shared["edition"] = self.search_edition or self.edition
-        return config.model_copy(update=shared)
+from flows.presets import PRESETS
+from flows.recipe import Recipe, evaluations
 
 
 def demo() -> Recipe:
@@ -138,7 +73,7 @@ def demo() -> Recipe:
             n_samples=48, settings=settings.model_copy(update={"optimiser": gentle, "max_steps": 6})
         ),
         grpo=GrpoConfig(generation=GenerationConfig(max_new_tokens=160, temperature=1.2), steps=6, optimiser=policy),
-        evaluate=_evaluations(GenerationConfig(max_new_tokens=220)),
+        evaluate=evaluations(GenerationConfig(max_new_tokens=220)),
         notes=(
             "Teacher and search are local stand-ins: the numbers show that the pipeline works, not how good a real "
             "teacher is.",
@@ -176,7 +111,7 @@ def smoke() -> Recipe:
         sft=SftConfig(settings=settings),
         cold_start=ColdStartConfig(n_samples=6, settings=settings.model_copy(update={"max_steps": 2})),
         grpo=GrpoConfig(generation=generation, steps=2, group_size=2, optimiser=policy),
-        evaluate=_evaluations(GenerationConfig(max_new_tokens=16)),
+        evaluate=evaluations(GenerationConfig(max_new_tokens=16)),
         notes=("A random two-layer model: no number here means anything but that the pipeline runs.",),
     )
 
@@ -209,12 +144,12 @@ def deliberate_data() -> Recipe:
     )
 
 
-def _evaluations(generation: GenerationConfig) -> tuple[EvaluateConfig, ...]:
-    configs = Recipe.model_fields["evaluate"].default
-    return tuple(config.model_copy(update={"generation": generation}) for config in configs)
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {"demo": demo, "smoke": smoke, "deliberate_data": deliberate_data}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "demo": demo,
+    "smoke": smoke,
+    "deliberate_data": deliberate_data,
+    **PRESETS,
+}
 
 
 # ---------------------------------------------------------------- from the command line

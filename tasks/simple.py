@@ -23,7 +23,7 @@ from tasks.making import Effort, Made, make
 def _convert(config: BaseModelConfig, folder: str) -> dict[str, Any]:
     from agentflow.models.loading import convert
 
-    return convert(config.source, Path(folder))
+    return convert(config.source, Path(folder), four_bit=config.four_bit)
 
 
 @task(name="base-model", task_run_name="base_model", retries=0, cache_policy=NO_CACHE)

@@ -7,6 +7,7 @@ it. Never executes code that comes with a model: `trust_remote_code` is False an
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,14 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_utils import PreTrainedModel
 
 from agentflow.errors import ConfigError, InputError
@@ -23,17 +31,25 @@ from agentflow.models.sources import HubModel, LocalModel, PackagedGguf, TinyMod
 
 POINTER = "pointer.json"
 # A base model artifact that only names a folder or a hub commit, so that large weights are not copied.
+HOLDING = "holding.json"
+# Beside it, how the weights are to be held: {"four_bit": true}. Absent: as they are.
 
 END_OF_TURN = "<|im_end|>"
 Device = Literal["cpu", "cuda"]
 
 
-def convert(source: PackagedGguf | LocalModel | HubModel | TinyModel, folder: Path) -> dict[str, Any]:
+def convert(
+    source: PackagedGguf | LocalModel | HubModel | TinyModel, folder: Path, *, four_bit: bool = False
+) -> dict[str, Any]:
     """Write `source` into `folder`; returns facts for the manifest (parameters, vocabulary).
 
-    Hub and path models are only pointed at. Raises InputError if the source cannot be read.
+    Hub and path models are only pointed at. four_bit: `load_model` will hold the weights in NF4. Raises InputError if
+    the source cannot be read.
     """
+    if four_bit:
+        (folder / HOLDING).write_text(json.dumps({"four_bit": True}))
     if isinstance(source, HubModel):
+        source.extra_identity()  # refuses a model without a commit
         (folder / POINTER).write_text(json.dumps({"id": source.id, "revision": source.revision}))
         return {"pointer": source.id}
     if isinstance(source, LocalModel):
@@ -111,6 +127,30 @@ def resolve(folder: Path) -> tuple[str, str | None]:
     return target["id"], target["revision"]
 
 
+def held_in_four_bits(folder: Path) -> bool:
+    """Whether a base model artifact is to be held in NF4."""
+    holding = folder / HOLDING
+    return holding.is_file() and bool(json.loads(holding.read_text())["four_bit"])
+
+
+def nf4(dtype: torch.dtype, *, on_gpu: bool, storage: torch.dtype | None = None) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for weights in NF4 with double quantisation that compute in `dtype`.
+
+    storage: the dtype of the tensors the 4 bits are kept in (bytes, if None).
+    """
+    kept = {} if storage is None else {"bnb_4bit_quant_storage": storage}
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        **kept,
+    )
+    # bitsandbytes quantises on the GPU it is put on; left alone, every worker of a node would take the first one.
+    place = {"device_map": {"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}"}} if on_gpu else {}
+    return {"quantization_config": config, **place}
+
+
 @contextmanager
 def no_foreign_code(name: str) -> Iterator[None]:
     """Inside, a model that needs code of its own raises InputError instead of a hint to switch that on."""
@@ -145,22 +185,43 @@ def load_model(
     merge: bool = False,
     dtype: torch.dtype | None = None,
     device: Device = "cpu",
+    attention: str | None = None,
+    four_bit: bool | None = None,
 ) -> Any:
     """The model of a base model artifact, optionally with a LoRA adapter.
 
     trainable: the adapter's weights take gradients. merge: the adapter is folded into the weights, which is faster to
-    generate with. dtype None: float32 on a CPU, which has no fast bfloat16, and bfloat16 on a GPU. Raises InputError if
-    the adapter does not fit the base, ConfigError if there is no such device.
+    generate with. dtype None: float32 on a CPU, which has no fast bfloat16, and bfloat16 on a GPU. attention: the
+    kernel's name in transformers (None: its own choice). four_bit: NF4 weights, which are never merged into (None: as
+    the artifact says). Raises InputError if the adapter does not fit the base, ConfigError if there is no such device.
     """
     check_device(device)
     dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
     name, revision = resolve(folder)
+    four_bit = held_in_four_bits(folder) if four_bit is None else four_bit
+    quantised = nf4(dtype, on_gpu=dtype != torch.float32 and torch.cuda.is_available()) if four_bit else {}
     with no_foreign_code(name):
-        model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype, trust_remote_code=False)
-    if adapter is None:
-        return model.to(device)
-    model = put_adapter(model, adapter, name, trainable=trainable)
-    return (model.merge_and_unload() if merge else model).to(device)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **quantised
+        )
+    if trainable:
+        never_repacked(model)
+    if adapter is not None:
+        model = put_adapter(model, adapter, name, trainable=trainable)
+        model = model.merge_and_unload() if merge and not four_bit else model
+    return model if four_bit else model.to(device)
+
+
+def never_repacked(model: Any) -> None:
+    """Make 4-bit weights on a CPU safe to train through.
+
+    On a CPU with bf16 units, bitsandbytes 0.50 repacks a layer's weights at its first pass in evaluation mode, and they
+    stay so: its kernel for them passes no gradient on, and a training that evaluates or samples in between goes on with
+    wrong gradients and a mere warning.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def check_device(device: Device) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
-from agentflow.config import Frozen
+from agentflow.config import Frozen, Where
 
 
 class GenerationConfig(Frozen):
@@ -16,3 +18,20 @@ class GenerationConfig(Frozen):
     # Calls executed per row; a further one ends the row as unfinished.
     temperature: float = Field(0.0, ge=0)
     # 0 is greedy.
+
+
+class VllmSettings(Frozen):
+    """Where vLLM runs, if rollouts are made with it. All of it says where and how fast, nothing what."""
+
+    mode: Annotated[Literal["colocate", "server"], Where()] = "colocate"
+    # colocate: in every training worker, on its GPU. server: a running `vllm serve`, on GPUs of its own.
+    server_url: Annotated[str | None, Where()] = None
+    # http://HOST:PORT of that server.
+    memory_share: Annotated[float, Where()] = Field(0.3, gt=0, lt=1)
+    # Of a GPU's memory, for vLLM's weights and cache; colocate only.
+    tensor_parallel: Annotated[int, Where()] = Field(1, ge=1)
+    # Workers that share one copy of the model; it must divide their number. colocate only.
+    sleep: Annotated[bool, Where()] = False
+    # Give the memory back while the policy is optimised; the weights are then pushed at every turn. colocate only.
+    max_length: Annotated[int | None, Where()] = Field(None, ge=1)
+    # Tokens of prompt and completion that room is kept for; None: what the model was made for.

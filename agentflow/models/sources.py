@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from agentflow.config import Frozen, Where, sha256_file
-from agentflow.errors import InputError
+from agentflow.errors import ConfigError, InputError
 
 
 class PackagedGguf(Frozen):
@@ -63,16 +63,33 @@ class HubModel(Frozen):
 
     kind: Literal["hub"] = "hub"
     id: str
-    revision: str
+    revision: str | None = None
+    # The commit. A preset cannot know it and leaves it empty: such a recipe can be sized, but nothing of it made.
 
     @field_validator("revision")
     @classmethod
-    def _pinned(cls, value: str) -> str:
-        if not re.fullmatch(r"[0-9a-f]{40}", value):
+    def _pinned(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[0-9a-f]{40}", value):
             raise ValueError(
                 f"revision {value!r} is not a commit: give its 40 hex digits, so that the run can be repeated"
             )
         return value
+
+    def unpinned(self) -> str | None:
+        """What to do about a missing revision, for people; None if there is one."""
+        if self.revision is not None:
+            return None
+        return (
+            f"base_model.source.revision of {self.id!r} is not set, and a branch of the hub moves; give the commit you "
+            "want (40 hex digits, `git ls-remote` of the model's repository prints it): --set "
+            "base_model.source.revision=COMMIT, or a local folder: --set base_model.source.kind=path --set "
+            "base_model.source.path=FOLDER"
+        )
+
+    def extra_identity(self) -> dict[str, Any]:
+        if (message := self.unpinned()) is not None:
+            raise ConfigError(message)
+        return {}
 
 
 class TinyModel(Frozen):

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from agentflow.clients.search import SearchConfig
 from agentflow.config import Frozen, Where
 from agentflow.errors import InputError
-from agentflow.models.settings import GenerationConfig
+from agentflow.models.settings import GenerationConfig, VllmSettings
 from agentflow.rendering import PromptConfig
 from agentflow.rewards.composite import RewardConfig
 from agentflow.rewards.conditional import IntermediateRule
@@ -80,6 +80,11 @@ class GrpoConfig(Frozen):
     # What counts as a collapsed policy, and what happens then.
     edition: str = "1"
     # Of the searches made in rollouts.
+    engine: Literal["builtin", "vllm"] = "builtin"
+    # What samples the rollouts: our engine on the policy itself, or vLLM (GPUs only), a turn at a time, tools between.
+    vllm: VllmSettings = VllmSettings()
+    gradient_checkpointing: Annotated[bool, Where()] = False
+    # Trades speed for memory while the policy is optimised; the result is the same.
     checkpoint_steps: Annotated[int, Where()] = Field(5, ge=1)
     # Optimiser steps between two checkpoints: what a kill costs at most. Never changes the result.
 

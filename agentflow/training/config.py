@@ -41,6 +41,12 @@ class OptimiserSettings(Frozen):
     seed: int = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], Where()] = "auto"
     # "auto" takes a GPU if there is one; "cuda" refuses to train without.
+    attention: Annotated[Literal["auto", "sdpa", "flash_attention_2", "eager"], Where()] = "auto"
+    # Which kernel computes attention; "auto" is transformers' choice (sdpa). flash_attention_2 needs a GPU and the
+    # package flash-attn.
+    sharding: Annotated[Literal["none", "fsdp2", "zero2", "zero3"], Where()] = "none"
+    # How a model is split over the workers of a training: not at all (each holds all of it), FSDP2, or DeepSpeed's
+    # ZeRO stage 2 (gradients, optimiser) or 3 (weights too).
     report_to: Annotated[tuple[Literal["trackio", "wandb", "mlflow"], ...], Where()] = ()
     # Trackers besides TensorBoard, which is always written. Their packages and keys are the user's to provide.
 

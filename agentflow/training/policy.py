@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from datasets import Dataset, load_from_disk
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from agentflow import clock
 from agentflow.models.generate import RolloutEngine, ToolRunner
 from agentflow.models.loading import load_model, load_tokenizer
+from agentflow.models.turns import TurnEngine, alone
 from agentflow.progress import Progress
 from agentflow.records import Rollout
 from agentflow.rendering import parse_completion, prompt_head, prompt_turn
@@ -42,9 +43,11 @@ from agentflow.training.callbacks import (
     resume_point,
 )
 from agentflow.training.checkpoints import attempt_lock
-from agentflow.training.checks import check_surroundings
+from agentflow.training.checks import check_policy, check_surroundings
+from agentflow.training.folding import folded_if_sound
 from agentflow.training.guarding import GuardCallback
 from agentflow.training.jobs import PolicyJob, TrainingSummary
+from agentflow.training.placing import base_arguments, most_of_all, sharding_arguments, vllm_arguments
 from agentflow.training.reference import ReferenceCallback
 from agentflow.training.sampling import (
     Drawn,
@@ -142,25 +145,23 @@ def weights(config: RewardConfig) -> list[float]:
 
 
 def make_rollout_func(
-    engine_for: Callable[[Any], RolloutEngine], sampler: GroupSampler, recorder: RolloutRecorder, batch_size: int
+    engine_for: Callable[[Any], RolloutEngine | TurnEngine],
+    sampler: GroupSampler,
+    recorder: RolloutRecorder,
+    batch_size: int,
 ) -> Any:
     """TRL's `rollout_func`: completions for the prompts it passes (each prompt stands there once per sample)."""
 
     def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
         step, rank = trainer.state.global_step, trainer.accelerator.process_index
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        engine = engine_for(model)
+        engine = engine_for(trainer)
 
         def generate(texts: list[str], seeds: list[int]) -> list[Rollout]:
             return engine.run(texts, head=recorder.head, seeds=seeds, batch_size=batch_size)
 
-        with clock.here().during("sync"):
-            model.merge_adapter()  # folded weights decode faster
-        try:
+        # vLLM has a copy of its own, which TRL keeps up to date.
+        with folded_if_sound(engine.model) if isinstance(engine, RolloutEngine) else nullcontext():
             drawn = sampler.draw(prompts, step, rank, generate)
-        finally:
-            with clock.here().during("sync"):
-                model.unmerge_adapter()
         scored = [one.scored for one in drawn.all]
         parts = [one.parts for one in scored]
         texts, fates = [one.prompt for one in drawn.all], [one.fate for one in drawn.all]
@@ -230,6 +231,7 @@ def train_policy(job: PolicyJob, callbacks: Sequence[TrainerCallback] = ()) -> T
     """
     assert job.config.cycles.n == 0, "phases are trained one by one (training.cycles)"
     check_surroundings(job.config.optimiser)
+    check_policy(job.config, job.workers)
     opened = job.access.open_toolbox(job.config.tools, job.config.search, job.config.edition)
     with attempt_lock(job.out), event_folder(job.events), ToolRunner(opened) as tools:
         return _train(job, tools, callbacks)
@@ -245,9 +247,14 @@ def _train(job: PolicyJob, tools: ToolRunner, callbacks: Sequence[TrainerCallbac
     chosen = [by_id[row_id] for row_id in job.question_ids]
     by_prompt = {prompt_turn(row["question"], config.prompt): row for row in [*eligible(questions, config), *chosen]}
     recorder = RolloutRecorder(config.reward, syntax, prompt_head(config.prompt), by_prompt, config.group_size)
-    model = load_model(job.base, adapter=job.adapter, trainable=True)
+    model = load_model(job.base, adapter=job.adapter, trainable=True, **base_arguments(config.optimiser))
 
-    def engine_for(current: Any) -> RolloutEngine:
+    def engine_for(trainer: Any) -> RolloutEngine | TurnEngine:
+        if config.engine == "vllm":
+            together = config.vllm.mode == "server" or config.vllm.tensor_parallel > 1
+            most = most_of_all if together else alone
+            return TurnEngine(trainer.vllm_generation, tokenizer, syntax, tools, config.sampling, most)
+        current = trainer.accelerator.unwrap_model(trainer.model)
         return RolloutEngine(current, tokenizer, syntax, tools, config.sampling)
 
     guard = GuardCallback(config.guard, lambda: recorder.rows, config.generation.max_calls, job.out, job.workers)
@@ -315,7 +322,8 @@ def policy_arguments(job: PolicyJob) -> GRPOConfig:
         reward_weights=weights(config.reward),
         shuffle_dataset=False,
         remove_unused_columns=False,
-        gradient_checkpointing=False,
+        **sharding_arguments(config.optimiser, config.gradient_checkpointing),
+        **(vllm_arguments(config.vllm) if config.engine == "vllm" else {}),
         log_completions=False,
         warmup_steps=round(config.optimiser.warmup_ratio * config.steps),
     )

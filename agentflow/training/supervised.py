@@ -14,12 +14,21 @@ from typing import Any
 
 import torch
 from datasets import Dataset, load_from_disk
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, EarlyStoppingCallback, TrainerCallback
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, EarlyStoppingCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from agentflow.errors import ConfigError
-from agentflow.models.loading import load_model, load_tokenizer, no_foreign_code, put_adapter, resolve, tokenize_with
+from agentflow.models.loading import (
+    held_in_four_bits,
+    load_model,
+    load_tokenizer,
+    never_repacked,
+    no_foreign_code,
+    put_adapter,
+    resolve,
+    tokenize_with,
+)
 from agentflow.progress import Progress
 from agentflow.training.callbacks import (
     CheckpointCallback,
@@ -30,7 +39,7 @@ from agentflow.training.callbacks import (
     resume_point,
 )
 from agentflow.training.checkpoints import attempt_lock
-from agentflow.training.checks import check_surroundings, uses_gpu
+from agentflow.training.checks import check_sharded, check_sharding, check_surroundings, uses_gpu
 from agentflow.training.config import EvaluationSettings, OptimiserSettings, SupervisedSettings
 from agentflow.training.encoding import (
     encode_rows,
@@ -41,6 +50,14 @@ from agentflow.training.encoding import (
     training_order,
 )
 from agentflow.training.jobs import MERGED, SUMMARY, SupervisedJob, TrainingSummary
+from agentflow.training.placing import (
+    base_arguments,
+    lora_config,
+    one_dtype,
+    quantised_arguments,
+    sharding_arguments,
+    whole_adapter,
+)
 from agentflow.training.timing import TimesCallback
 
 
@@ -54,32 +71,21 @@ def _load_rows(job: SupervisedJob) -> list[dict[str, Any]]:
 
 def trainable_model(base: Path, adapter: Path | None, settings: SupervisedSettings) -> PeftModel:
     """The base with a trainable adapter: the given one, or a new one by `settings.lora`."""
-    if settings.four_bit:
+    if settings.four_bit or held_in_four_bits(base):
         name, revision = resolve(base)
-        quantisation = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
         with no_foreign_code(name):
             model = AutoModelForCausalLM.from_pretrained(
-                name, revision=revision, quantization_config=quantisation, trust_remote_code=False
+                name, revision=revision, trust_remote_code=False, **quantised_arguments(settings.optimiser)
             )
+        never_repacked(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=settings.gradient_checkpointing)
         if adapter is not None:
             return put_adapter(model, adapter, name, trainable=True)
     elif adapter is not None:
-        return load_model(base, adapter=adapter, trainable=True)
+        return load_model(base, adapter=adapter, trainable=True, **base_arguments(settings.optimiser))
     else:
-        model = load_model(base)
-    lora = settings.lora
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            use_rslora=lora.rank_stabilised,
-            target_modules=list(lora.targets),
-            task_type="CAUSAL_LM",
-        ),
-    )
+        model = load_model(base, **base_arguments(settings.optimiser))
+    return get_peft_model(model, lora_config(settings.lora))
 
 
 def common_arguments(optimiser: OptimiserSettings, out: Path) -> dict[str, Any]:
@@ -115,6 +121,7 @@ def train_supervised(job: SupervisedJob, callbacks: Sequence[TrainerCallback] = 
     Goes on from the newest whole checkpoint in `job.out`, with the same losses as if it had never stopped.
     """
     check_surroundings(job.settings.optimiser)
+    check_sharding(job.settings.optimiser, job.workers)
     with attempt_lock(job.out), event_folder(job.events):
         return _train(job, callbacks)
 
@@ -133,6 +140,7 @@ def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> Training
         )
     data = prepare(encoded, settings, job.workers)
     model = trainable_model(job.base, job.adapter, settings)
+    one_dtype(model, settings.optimiser)
     trainer = SFTTrainer(
         model=model,
         args=supervised_arguments(job, data),
@@ -148,6 +156,7 @@ def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> Training
         ],
     )
     assert_world_size(trainer, job.workers)
+    check_sharded(trainer, settings.optimiser)
     trainer.train(resume_from_checkpoint=resume_point(trainer, job.workers))
     summary = TrainingSummary(
         rows_in=len(rows),
@@ -159,8 +168,9 @@ def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> Training
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         extra=data.facts,
     )
+    weights = whole_adapter(trainer, settings.optimiser)
     if trainer.is_world_process_zero():
-        publish(model, job.adapter_out, job.out, summary)
+        publish(model, job.adapter_out, job.out, summary, weights)
         if settings.merged_export:
             export_merged(job, tokenizer)
     return summary
@@ -214,7 +224,7 @@ def supervised_arguments(job: SupervisedJob, data: Prepared) -> SFTConfig:
         "max_length": None,
         "packing": False,
         "padding_free": settings.packing,
-        "gradient_checkpointing": settings.gradient_checkpointing,
+        **sharding_arguments(settings.optimiser, settings.gradient_checkpointing),
     }
     if data.evaluation is not None:
         arguments |= {"eval_strategy": "steps", "eval_steps": evaluation.every, "metric_for_best_model": "eval_loss"}
@@ -233,15 +243,22 @@ def early_stop(evaluation: EvaluationSettings) -> list[TrainerCallback]:
 
 def export_merged(job: SupervisedJob, tokenizer: Any) -> None:
     """Base and adapter as one model; from the unquantised base, since merging into 4 bits would lose the adapter."""
-    merged = load_model(job.base, adapter=job.adapter_out, merge=True)
+    merged = load_model(job.base, adapter=job.adapter_out, merge=True, four_bit=False)
     merged.save_pretrained(str(job.out / MERGED), safe_serialization=True)
     tokenizer.save_pretrained(str(job.out / MERGED))
 
 
-def publish(model: PeftModel, adapter_out: Path, out: Path, summary: TrainingSummary) -> None:
-    """Write the adapter (safetensors) and the summary; rank 0 only."""
+def publish(
+    model: PeftModel,
+    adapter_out: Path,
+    out: Path,
+    summary: TrainingSummary,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write the adapter (safetensors) and the summary; rank 0 only. weights: the whole of a sharded model's."""
     # A reference policy beside it (GRPO with a KL term) is no part of what was trained.
-    model.save_pretrained(str(adapter_out), safe_serialization=True, selected_adapters=["default"])
+    chosen = ["default"]
+    model.save_pretrained(str(adapter_out), safe_serialization=True, selected_adapters=chosen, state_dict=weights)
     # PEFT writes the base's absolute path; the artifact must mean the same on any machine.
     config_file = adapter_out / "adapter_config.json"
     config = json.loads(config_file.read_text())

@@ -49,7 +49,7 @@ def names_below(folder: Path) -> set[str]:
 
 # ---------------------------------------------------------------- configuration
 BAD = {
-    "recipe": (["smok"], ["'smok'", "demo, smoke", "did you mean 'smoke'"]),
+    "recipe": (["smok"], ["'smok'", "deliberate_data, demo, ", "did you mean 'smoke'"]),
     "recipe file": (["no.yaml"], ["'no.yaml'", "No such file"]),
     "field": (
         ["smoke", "--set", "sft.settings.optimizer.learning_rate=1"],
@@ -287,7 +287,7 @@ def test_plan_names_the_field_because_of_which_a_stage_would_run(smoke: Finished
 def test_plan_of_an_empty_root_says_that_nothing_is_made_yet(tmp_path: Path) -> None:
     result = agentflow("plan", "smoke", "--root", tmp_path)
     assert result.exit_code == 0
-    assert {line.split()[0] for line in result.output.splitlines()} == {"run", "estimate"}
+    assert {line.split()[0] for line in result.output.splitlines()} == {"run", "estimate", "size", "memory", "time"}
     assert "nothing made yet" in result.output
 
 

@@ -1,0 +1,270 @@
+"""Training on a GPU, measured: SFT tokens a second, MFU and peak memory, and a GRPO step. Needs nothing from outside.
+
+In: one CUDA GPU. The model has Qwen3-1.7B's shape (agentflow.models.shapes) and random weights, its tokenizer is the
+tiny model's, the rows are generated: speed depends on shapes, not on what the weights know. Both go through our own
+training (`train_supervised`, `train_policy`), LoRA r 16 on all linear layers, bfloat16, no gradient checkpointing.
+
+MFU = model FLOPs a second / the GPU's dense bfloat16 peak. Model FLOPs of a token: 4 N for the frozen weights that are
+multiplied with (2 N forward, 2 N for the gradients that pass through; they need none of their own), 6 for each adapter
+weight, and causal attention (training.sizing.training_flops). The usual 6 N, which counts gradients that LoRA does not
+compute, is printed beside it. Steps before `WARM` are left out.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from agentflow.models.shapes import Structure
+from agentflow.records import Segment
+from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
+from agentflow.training.jobs import SupervisedJob
+from agentflow.training.sizing import GPUS, Gpu, training_flops
+from benchmarks.row import Row
+from benchmarks.train import PROMPT, grpo_job, seconds
+
+SHAPE = "Qwen/Qwen3-1.7B"
+WARM = 3
+# Steps that are not counted: kernels are chosen and memory is taken in them.
+MFU_TARGET = 0.40
+SPEED = "SFT, LoRA, {tokens} tokens {how}: tokens a second"
+GRPO = "GRPO step, 16 completions of at most {tokens} tokens, decoded by our engine"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How much is measured; smaller in tests."""
+
+    tokens: int = 2048
+    # Of a training sequence.
+    sequences: int = 8
+    # In a forward pass.
+    steps: int = 12
+    completion: int = 256
+    # Tokens of a GRPO completion.
+
+
+def rows() -> Iterator[Row]:
+    """SFT on packed rows and on rows of full length, then GRPO; not run where there is no GPU."""
+    import torch
+
+    from agentflow.models.structure import shaped
+
+    setting = Setting()
+    if not torch.cuda.is_available():
+        yield from not_run(setting, f"torch {torch.__version__} sees no CUDA GPU")
+        return
+    with tempfile.TemporaryDirectory(prefix="agentflow-bench-") as name:
+        yield from measured(Path(name), shaped(SHAPE), setting)
+
+
+def not_run(setting: Setting, reason: str) -> Iterator[Row]:
+    """The same rows without numbers."""
+    for how in ("packed", "in full rows"):
+        what = SPEED.format(tokens=setting.tokens, how=how)
+        yield Row.not_run(what, "", "tokens/s", reason)
+        yield Row.not_run(what.replace("tokens a second", "MFU"), f"≥ {MFU_TARGET:.0%}", "share", reason)
+        yield Row.not_run(what.replace("tokens a second", "peak memory"), "", "GiB", reason)
+    yield Row.not_run(GRPO.format(tokens=setting.completion), "", "s", reason)
+
+
+def measured(folder: Path, config: Any, setting: Setting) -> Iterator[Row]:
+    """All rows for a model of this configuration, on the GPU if there is one."""
+    from agentflow.models.structure import measure
+    from agentflow.training.placing import lora_config
+
+    base = make_base(folder, config)
+    structure = measure(config, lora_config(LoraSettings()))
+    for packing, how in ((True, "packed"), (False, "in full rows")):
+        yield from sft_rows(folder / how.replace(" ", "-"), base, structure, setting, packing)
+    yield grpo_row(folder, base, setting)
+
+
+def make_base(folder: Path, config: Any) -> Path:
+    """A base model's folder: random weights of this configuration, the tiny model's tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from agentflow.models.loading import convert, load_tokenizer
+    from agentflow.models.sources import TinyModel
+
+    base = folder / "base"
+    base.mkdir(parents=True)
+    convert(TinyModel(), base)
+    tokenizer = load_tokenizer(base)
+    config.update({name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")})
+    torch.manual_seed(0)
+    gpu = torch.cuda.is_available()
+    with torch.device("cuda" if gpu else "cpu"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if gpu else torch.float32)
+    model.save_pretrained(base)
+    return base
+
+
+# ---------------------------------------------------------------- SFT
+def sft_rows(folder: Path, base: Path, structure: Structure, setting: Setting, packing: bool) -> Iterator[Row]:
+    """Tokens a second, MFU and peak memory of one way to fill the sequences."""
+    import torch
+
+    from agentflow.training.supervised import train_supervised
+
+    job, times = sft_job(folder, base, setting, packing), StepTimes()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    # transformers' callbacks go by their methods' names, so this needs no class of theirs.
+    summary = train_supervised(job, [times.callback()])
+    optimiser = job.settings.optimiser
+    how = f"{optimiser.batch_size} x {optimiser.accumulation} sequences a step, attention {optimiser.attention}"
+    seen = [entry["num_tokens"] for entry in summary.log if "num_tokens" in entry]
+    step_tokens = (seen[-1] - seen[WARM - 1]) / (len(seen) - WARM)
+    speed = step_tokens / median(times.seconds[WARM:])
+    what = SPEED.format(tokens=setting.tokens, how="packed" if packing else "in full rows")
+    yield Row.done(what, "", round(speed), "tokens/s", True, f"{how}, {step_tokens:,.0f} tokens a step")
+    yield mfu_row(what.replace("tokens a second", "MFU"), speed, structure, setting.tokens)
+    yield memory_row(what.replace("tokens a second", "peak memory"))
+
+
+def sft_job(folder: Path, base: Path, setting: Setting, packing: bool) -> SupervisedJob:
+    """A job on generated rows: problems of a tenth of a sequence to pack, or rows that fill a sequence alone.
+
+    Several packs in one pass are one long row to the attention: without flash attention, which skips what lies between
+    them, a pass holds one.
+    """
+    import importlib.util
+
+    from datasets import Dataset
+
+    flash = importlib.util.find_spec("flash_attn") is not None
+    together = setting.sequences if flash or not packing else 1
+    optimiser = OptimiserSettings(
+        batch_size=together,
+        accumulation=setting.sequences // together,
+        attention="flash_attention_2" if flash else "auto",
+    )
+    settings = SupervisedSettings(
+        lora=LoraSettings(),
+        optimiser=optimiser,
+        max_steps=setting.steps,
+        max_length=setting.tokens,
+        packing=packing,
+        checkpoint_steps=10**6,
+    )
+    Dataset.from_list(training_rows(base, setting, packing)).save_to_disk(str(folder / "rows"))
+    return SupervisedJob(settings=settings, prompt=PROMPT, rows=folder / "rows", base=base, out=folder / "sft")
+
+
+def training_rows(base: Path, setting: Setting, packing: bool) -> list[dict[str, Any]]:
+    """Rows in the columns a training reads, of a tenth of a sequence or of exactly one."""
+    from agentflow.models.loading import load_tokenizer, tokenize_with
+    from agentflow.training.encoding import encode_rows
+
+    tokenizer = load_tokenizer(base)
+
+    def row(number: int, words: int) -> dict[str, Any]:
+        text = Segment("text", text=" 7" * words)
+        return {
+            "id": f"{number}", "question_id": f"{number}", "question": "How many?", "answer": "7",
+            "segments": [text.to_row()],
+        }  # fmt: skip
+
+    def length(words: int) -> int:
+        encoded, _ = encode_rows([row(0, words)], PROMPT, 10**9, tokenize_with(tokenizer), tokenizer.eos_token_id)
+        return len(encoded[0]["input_ids"])
+
+    short, each = length(10), (length(20) - length(10)) / 10
+    wanted = setting.tokens // 10 if packing else setting.tokens
+    words = max(1, 10 + int((wanted - short) / each))
+    count = setting.sequences * (12 if packing else 2)
+    return [row(number, words) for number in range(count)]
+
+
+class StepTimes:
+    """Seconds of every optimiser step, with the GPU's work done."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._started = 0.0
+
+    def callback(self) -> Any:
+        """A trainer callback that fills `seconds`."""
+        import torch
+        from transformers import TrainerCallback
+
+        outer = self
+
+        class Callback(TrainerCallback):
+            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                outer._started = time.monotonic()
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                outer.seconds.append(time.monotonic() - outer._started)
+
+        return Callback()
+
+
+def mfu_row(what: str, speed: float, structure: Structure, tokens: int) -> Row:
+    """Model FLOPs utilisation, where the GPU's peak is known."""
+    target = f"≥ {MFU_TARGET:.0%}"
+    gpu = this_gpu()
+    if gpu is None:
+        return Row.not_run(what, target, "share", f"the peak of {gpu_name()} is not in the table of training.sizing")
+    peak = gpu.tflops * 1e12
+    share = speed * training_flops(structure, tokens) / peak
+    usual = speed * 6 * structure.parameters / peak
+    reason = f"4 N + attention + adapter, over {gpu.tflops:g} TFLOPS ({gpu.name}); by 6 N it would be {usual:.1%}"
+    return Row.done(what, target, round(share, 4), "share", share >= MFU_TARGET, reason)
+
+
+def memory_row(what: str) -> Row:
+    """Peak of what torch took from the GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Row.not_run(what, "", "GiB", "measured on a GPU only")
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    return Row.done(what, "", round(peak, 2), "GiB", True, f"allocated by torch on {gpu_name()}")
+
+
+def gpu_name() -> str:
+    """What the driver calls the GPU."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU"
+
+
+def this_gpu() -> Gpu | None:
+    """The GPU of this process in the table, None if it is not there."""
+    plain = gpu_name().replace(" ", "").upper()
+    words = {
+        "H100": ("H100",),
+        "H200": ("H200",),
+        "A100-80": ("A100", "80GB"),
+        "L40S": ("L40S",),
+        "RTX4090": ("RTX4090",),
+    }
+    return next((gpu for name, gpu in GPUS.items() if all(word in plain for word in words[name])), None)
+
+
+# ---------------------------------------------------------------- GRPO
+def grpo_row(folder: Path, base: Path, setting: Setting) -> Row:
+    """Seconds of a step by the trainer's own clock, generation included."""
+    import torch
+
+    from agentflow.training.policy import train_policy
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    job = grpo_job(folder, base, setting.completion)
+    summary = train_policy(job)
+    took = seconds(summary.log) / summary.steps
+    peak = f", peak {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if torch.cuda.is_available() else ""
+    written = [entry["completions/mean_length"] for entry in summary.log if "completions/mean_length" in entry]
+    reason = f"{gpu_name()}, mean of {summary.steps} steps, {written[-1]:.0f} tokens a completion at the end{peak}"
+    return Row.done(GRPO.format(tokens=setting.completion), "", round(took, 2), "s", True, reason)
