@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
-import os
-import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from postgresql import postgresql
 
 from agentflow.errors import BudgetExceeded, ReplayMissing
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall
@@ -25,35 +22,10 @@ ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.faults
 
 
-def _program(name: str) -> str | None:
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return shutil.which(name, path=os.pathsep.join([*map(str, folders), os.environ.get("PATH", "")]))
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    initdb, pg_ctl = _program("initdb"), _program("pg_ctl")
-    if initdb is None or pg_ctl is None:
-        pytest.skip("PostgreSQL is not installed (Debian package: postgresql)")
-    folder = tmp_path_factory.mktemp("postgresql")
-    as_user: list[str] = []
-    if getpass.getuser() == "root":  # the server refuses to run as root
-        if shutil.which("runuser") is None:
-            pytest.skip("running as root and no runuser to become the postgres user")
-        shutil.chown(folder, "postgres")
-        for parent in (folder.parent, folder.parent.parent):
-            parent.chmod(0o755)
-        as_user = ["runuser", "-u", "postgres", "--"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = folder / "data"
-    run = {"check": True, "cwd": folder, "stdout": subprocess.DEVNULL}
-    subprocess.run([*as_user, initdb, "-D", data, "-A", "trust", "-U", "agentflow", "-E", "UTF8"], **run)  # type: ignore[call-overload]
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
-    subprocess.run([*as_user, pg_ctl, "-D", data, "-w", "-l", folder / "log", "-o", options, "start"], **run)  # type: ignore[call-overload]
-    yield f"postgresql://agentflow@127.0.0.1:{port}/postgres"
-    subprocess.run([*as_user, pg_ctl, "-D", data, "-m", "immediate", "stop"], **run)  # type: ignore[call-overload]
+    with postgresql(tmp_path_factory.mktemp("postgresql")) as place:
+        yield f"postgresql://agentflow@{place}/postgres"
 
 
 def call(number: int) -> PaidCall:
