@@ -167,9 +167,10 @@ def stop_process(process: subprocess.Popen[bytes]) -> None:
 def ray_cluster(cpus: int, address: str | None = None) -> Iterator[None]:
     """Ray, connected: the cluster at `address` (or RAY_ADDRESS), or a local one with `cpus` cores.
 
-    Raises UserError if no cluster answers at the address; then none is started instead.
+    Raises UserError if no cluster answers at the address, or if it wants another token; then none is started instead.
     """
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
         yield
@@ -182,6 +183,11 @@ def ray_cluster(cpus: int, address: str | None = None) -> Iterator[None]:
         check_ray(address)
         try:
             ray.init(address=address, log_to_driver=True, logging_level=logging.ERROR, runtime_env=runtime_env)
+        except AuthenticationError as error:
+            raise UserError(
+                f"the Ray cluster at RAY_ADDRESS={address} wants its token ({str(error).splitlines()[0]}); give this "
+                "process the one its nodes have: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
+            ) from error
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(_no_ray(address, error)) from error
     else:
