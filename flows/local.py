@@ -30,9 +30,11 @@ from tasks import worker_logs
 
 SERVER_START_S = 120.0
 RAY_STARTS = 3
+HEARTBEAT_S = 30
+# How often a run tells its server that it lives; Prefect allows no shorter time. The automation "zombie runs" counts on
+# it, and so do the deployment files (PREFECT_FLOWS_HEARTBEAT_FREQUENCY): Prefect's own is 180 s.
 QUIET = {
     # Lines of no use to a person who watches a run.
-    "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
