@@ -285,10 +285,10 @@ def _sign_off(pool: str, name: str) -> None:
     """Take the worker off the server, which would call it online for 90 s more and so refuse the next one."""
     from prefect.client.orchestration import get_client
 
-    place = {"pool": pool, "name": name}
+    place = {"work_pool_name": pool, "name": name}
     # A server that is gone, or never heard of the worker, has nothing to forget.
     with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
-        client.request("DELETE", "/work_pools/{pool}/workers/{name}", path_params=place)
+        client.request("DELETE", "/work_pools/{work_pool_name}/workers/{name}", path_params=place)
 
 
 def _runs() -> list[psutil.Process]:
