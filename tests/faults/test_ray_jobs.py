@@ -189,7 +189,7 @@ def test_a_run_without_the_clusters_token_is_told_so(nodes: RayNodes, tmp_path: 
     ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2, done.stderr
-    (message,) = done.stderr.strip().splitlines()
+    message = done.stderr.strip().splitlines()[-1]
     assert message.startswith("error: ") and nodes.address in message and "RAY_AUTH_TOKEN_PATH" in message
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from deployed import Up, running_up, wait_for
 from postgresql import postgresql
@@ -83,6 +84,22 @@ def place(environment: tuple[dict[str, str], list[Path]], tmp_path_factory: pyte
         yield Place(up, teacher, search, [root, *folders])
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether it is still at work."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def content(path: Path) -> bytes:
+    """What stands in a file; nothing in one that PostgreSQL has removed meanwhile."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def make_secret(up: Up, name: str, value: str) -> None:
     """A Secret block, as a person makes it under Blocks in the UI."""
     kind = up.ask("block_types/slug/secret")
@@ -133,7 +150,7 @@ def test_a_cancelled_night_stops_at_once_and_what_it_paid_is_kept(place: Place) 
     place.up.ask(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING"}})
     run = place.up.wait_for_end(run_id)
     assert run["state_type"] == "CANCELLED", run["state"]
-    wait_for(lambda: not any(one.is_running() for one in (process, *children)), 60)
+    wait_for(lambda: not any(alive(one) for one in (process, *children)), 60)
     assert '"failed"' in (place.up.root / "smoke" / "report.json").read_text()
 
     paid = place.teacher.stats()["paid"]
@@ -171,6 +188,6 @@ def test_the_history_outlives_a_restart_and_no_byte_of_a_key_or_password_was_wri
     names = {path.name for path in written}
     assert {"server.log", "worker.log", "manifest.json", "report.html"} <= names
     assert any(path.is_relative_to(Path(environment[0]["RAY_TMPDIR"])) for path in written)
-    hits = [str(path) for path in written if CANARY.encode() in path.read_bytes()]
+    hits = [str(path) for path in written if CANARY.encode() in content(path)]
     assert hits == []
     assert CANARY not in place.up.said() + done.stdout + done.stderr

@@ -104,7 +104,7 @@ def test_prefect_tries_nothing_again_by_itself_and_keeps_no_results() -> None:
     found = [one for name in names for one in vars(importlib.import_module(name)).values() if isinstance(one, Task)]
     assert len(found) >= 9
     for one in found:
-        assert one.retries == 0 and one.cache_policy is NO_CACHE, one.name
+        assert one.retries == 0 and one.cache_policy == NO_CACHE, one.name
 
 
 # ---------------------------------------------------------------- the forms
@@ -361,7 +361,8 @@ def test_every_task_that_a_killed_run_left_behind_is_closed(prefect_api: str) ->
         run = client.create_flow_run(a_night, state=Running())
         for i in range(205):  # more than the server tells at once
             client.create_task_run(a_task, run.id, dynamic_key=str(i), state=Running())
-        close_ghosts(str(run.id))
         mine = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
         running = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING])))
+        assert len(client.read_task_runs(flow_run_filter=mine, task_run_filter=running)) == 200
+        close_ghosts(str(run.id))
         assert client.read_task_runs(flow_run_filter=mine, task_run_filter=running) == []
