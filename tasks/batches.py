@@ -28,7 +28,7 @@ from agentflow.progress import Progress
 from agentflow.records import Outcomes, canonical_json, sha256_text
 from agentflow.report.markdown import safe_code
 from tasks.context import RunContext
-from tasks.worker_logs import with_last_lines
+from tasks.worker_logs import PATIENCE_S, with_last_lines
 
 Rows = Sequence[dict[str, Any]]
 Submit = Callable[[str, str, list[dict[str, Any]], bool], PrefectFuture[Any]]
@@ -42,6 +42,11 @@ ACTIONS = {
     "quota": "raise the quota or wait for its renewal, then Retry",
     "budget": "raise the budget, then run again: everything paid is kept",
 }
+
+
+def ray_name(name: str, key: str) -> str:
+    """Name of a batch's task in Ray, by which its last lines are found: Ray's account of its death names no process."""
+    return f"{name.replace('_', '-')}-batch-{key[:8]}"
 
 
 def batch_key(rows: Rows) -> str:
@@ -76,8 +81,11 @@ def run_batches(
     finished = sum(len(batch) for i, batch in enumerate(batches) if done[i] is not None)
     progress.update(finished, len(rows), meter(where))
     states: dict[int, State[Any]] = {}
+    patience_s = PATIENCE_S
     for i, future in submitted.items():
-        states[i] = _final_state(future)
+        states[i] = _final_state(future, ray_name(name, batch_key(batches[i])), patience_s)
+        if states[i].is_crashed():
+            patience_s = 0.0  # the last lines of the others have come meanwhile
         done[i] = store.find_batch(name, fingerprint, batch_key(batches[i]))
         finished += len(batches[i])
         progress.update(finished, len(rows), meter(where))
@@ -97,7 +105,9 @@ def run_batches(
             message = _message(name, len(missing), len(batches), failed, cause)
             raise StageIncomplete(message, stage=name, failed=dict(failed), cause=cause)
         for i in missing:  # within the budget: commit them with their failures; only those calls are made once more
-            state = _final_state(start(i, " (accepting failures)", True))
+            state = _final_state(
+                start(i, " (accepting failures)", True), ray_name(name, batch_key(batches[i])), PATIENCE_S
+            )
             done[i] = store.find_batch(name, fingerprint, batch_key(batches[i]))
             if done[i] is None:
                 raise _error_of(state)
@@ -163,16 +173,13 @@ def _kind(error: BaseException) -> str:
     return next(named, str(getattr(error, "kind", "crashed")))
 
 
-def _final_state(future: PrefectFuture[Any]) -> State[Any]:
+def _final_state(future: PrefectFuture[Any], worker: str, wait_s: float) -> State[Any]:
     """Wait for a batch's task. A worker that died told nobody: the server would show its task as running for ever."""
     future.wait()
     if future.state.is_crashed():
+        message = with_last_lines(future.state.message or "its worker died", worker, wait_s)
         with get_client(sync_client=True) as client:
-            client.set_task_run_state(
-                future.task_run_id,
-                Crashed(message=with_last_lines(future.state.message or "its worker died")),
-                force=True,
-            )
+            client.set_task_run_state(future.task_run_id, Crashed(message=message), force=True)
     return future.state
 
 

@@ -22,8 +22,12 @@ from agentflow.errors import ConfigError, JobFailed
 POLL_S = 2.0
 UNREACHABLE_S = 120.0
 # How long the cluster's job server may be away before the waiting ends; the job itself goes on.
+AGENT_S = 120.0
+# How long a head that has just started may be without the agent that starts jobs.
 STOP_S = 60.0
 LAST_LINES = 12
+AWAY = (ConnectionError, OSError, RuntimeError)
+# What Ray's job client raises when the server is away or answers with an error.
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,14 @@ class Job:
 
 def open_jobs(address: str) -> Any:
     """A client of the job server at `address` (http://HOST:8265). Raises ConfigError if none answers."""
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     if not address.startswith(("http://", "https://")):
         raise ConfigError(f"Ray job server {address!r}: give the dashboard's address, http://HOST:8265")
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (*AWAY, ValueError, AuthenticationError) as error:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
             f"no Ray job server answers at {address!r}: {cause[:300]}; start the head with "
@@ -65,21 +70,20 @@ def make_by_job(client: Any, job: Job, log: logging.Logger | Any, made: Callable
     again. Raises JobFailed with the job's last lines if it ends otherwise. Whatever interrupts the waiting
     (KeyboardInterrupt: a cancelled flow, Ctrl-C) stops the job too.
     """
-    attempt, submission_id = _newest(client, job)
-    status = _status(client, submission_id) if submission_id else None
-    if submission_id and status == "SUCCEEDED" and made():
-        log.info("%s has succeeded before; nothing to do", submission_id)
-        return submission_id
-    if submission_id and status in ("PENDING", "RUNNING"):
-        log.info("%s is %s already; waiting for it", submission_id, status)
-    else:
-        submission_id = _submit(client, job, attempt + 1)
-        log.info("submitted %s: %s", submission_id, shlex.join(job.command))
+    attempt, newest, status = _newest(client, job)
+    if newest and status == "SUCCEEDED" and made():
+        log.info("%s has succeeded before; nothing to do", newest)
+        return newest
+    submission_id = newest if newest and status in ("PENDING", "RUNNING") else job.submission_id(attempt + 1)
     try:
+        if submission_id == newest:
+            log.info("%s is %s already; waiting for it", newest, status)
+        else:
+            _submit(client, job, submission_id)
+            log.info("submitted %s: %s", submission_id, shlex.join(job.command))
         status = _wait(client, submission_id, log)
     except KeyboardInterrupt:
-        log.warning("stopping %s", submission_id)
-        _stop(client, submission_id)
+        _stop(client, submission_id, log)
         raise
     if status != "SUCCEEDED":
         raise JobFailed(
@@ -94,32 +98,42 @@ def make_by_job(client: Any, job: Job, log: logging.Logger | Any, made: Callable
     return submission_id
 
 
-def _newest(client: Any, job: Job) -> tuple[int, str | None]:
-    """Number and id of the last attempt; (0, None) if there is none."""
-    known = {info.submission_id for info in client.list_jobs()}
-    attempt = 0
-    while job.submission_id(attempt + 1) in known:
-        attempt += 1
-    return attempt, job.submission_id(attempt) if attempt else None
-
-
-def _submit(client: Any, job: Job, attempt: int) -> str:
-    submission_id = job.submission_id(attempt)
+def _newest(client: Any, job: Job) -> tuple[int, str | None, str | None]:
+    """Number, id and status of the last attempt; (0, None, None) if there is none."""
     try:
-        client.submit_job(
-            entrypoint=shlex.join(job.command),
-            submission_id=submission_id,
-            runtime_env={"env_vars": dict(job.environment)},
-            metadata={"recipe": job.recipe, "fingerprint": job.fingerprint},
-        )
-    except RuntimeError as error:
-        if "already exists" not in str(error):
+        known = {info.submission_id for info in client.list_jobs()}
+        attempt = 0
+        while job.submission_id(attempt + 1) in known:
+            attempt += 1
+        newest = job.submission_id(attempt)
+        return (attempt, newest, _status(client, newest)) if attempt else (0, None, None)
+    except AWAY as error:
+        raise JobFailed(
+            f"the Ray job server does not say which jobs it has ({error}); see that the head runs, then press Retry"
+        ) from error
+
+
+def _submit(client: Any, job: Job, submission_id: str) -> None:
+    """Hand the job in, once. Raises JobFailed if the job server does not take it."""
+    deadline = time.monotonic() + AGENT_S
+    while True:
+        try:
+            client.submit_job(
+                entrypoint=shlex.join(job.command),
+                submission_id=submission_id,
+                runtime_env={"env_vars": dict(job.environment)},
+                metadata={"recipe": job.recipe, "fingerprint": job.fingerprint},
+            )
+            return
+        except AWAY as error:
+            if "already exists" in str(error):
+                return  # somebody else wants the same at the same moment: theirs is ours
+            if "No available agent" in str(error) and time.monotonic() < deadline:
+                continue  # the server itself waits 10 s before it says so
             raise JobFailed(
                 f"Ray's job server did not take {submission_id}: {str(error).strip()}; see that the head node runs "
                 "with its dashboard and agent (ray start --head --include-dashboard=true), then press Retry"
             ) from error
-        # Somebody else wants the same at the same moment: theirs is ours.
-    return submission_id
 
 
 def _wait(client: Any, submission_id: str, log: logging.Logger | Any) -> str:
@@ -129,7 +143,7 @@ def _wait(client: Any, submission_id: str, log: logging.Logger | Any) -> str:
     while True:
         try:
             status = _status(client, submission_id)
-        except (ConnectionError, OSError, RuntimeError) as error:
+        except AWAY as error:
             away_since = away_since or time.monotonic()
             if time.monotonic() - away_since > UNREACHABLE_S:
                 raise JobFailed(
@@ -150,12 +164,16 @@ def _status(client: Any, submission_id: str) -> str:
     return str(client.get_job_status(submission_id).value)
 
 
-def _stop(client: Any, submission_id: str) -> None:
+def _stop(client: Any, submission_id: str, log: logging.Logger | Any) -> None:
     """Ask the job to end and wait until it has; what it had committed stays."""
-    client.stop_job(submission_id)
+    log.warning("stopping %s", submission_id)
     deadline = time.monotonic() + STOP_S
-    while _status(client, submission_id) in ("PENDING", "RUNNING") and time.monotonic() < deadline:
-        time.sleep(0.5)
+    try:
+        client.stop_job(submission_id)
+        while _status(client, submission_id) in ("PENDING", "RUNNING") and time.monotonic() < deadline:
+            time.sleep(0.5)
+    except AWAY as error:  # what interrupted us matters more
+        log.warning("%s may still be running (%s); see `ray job list`, `ray job stop`", submission_id, error)
 
 
 def _last_lines(client: Any, submission_id: str) -> str:

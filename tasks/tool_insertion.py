@@ -23,7 +23,7 @@ from agentflow.stages.tool_insertion import (
     insertion_counts,
     wants_lookups,
 )
-from tasks.batches import batch_key, commit, run_batches, split
+from tasks.batches import batch_key, commit, ray_name, run_batches, split
 from tasks.context import RunContext
 from tasks.making import Effort, Made, make
 from tasks.paid import paid_work
@@ -70,7 +70,7 @@ def make_tool_insertion(
 
         def submit(name: str, key: str, batch: list[dict[str, Any]], allow_failed: bool) -> Any:
             own = None if sampled is None else {row["id"]: sampled.get(row["id"], []) for row in batch}
-            return insertion_batch.with_options(task_run_name=name).submit(
+            return insertion_batch.with_options(name=ray_name("tool_insertion", key), task_run_name=name).submit(
                 identity.fingerprint, key, batch, config, where, allow_failed, own
             )
 

@@ -16,7 +16,7 @@ from agentflow.records import Outcomes
 from agentflow.schemas import TRACES
 from agentflow.scrubbing import scrub_extra
 from agentflow.stages.traces import TracesConfig, recorded_traces, trace_batch
-from tasks.batches import commit, run_batches
+from tasks.batches import commit, ray_name, run_batches
 from tasks.context import RunContext
 from tasks.making import Effort, Made, make
 from tasks.paid import paid_work
@@ -48,7 +48,7 @@ def make_traces(identity: Identity, config: TracesConfig, questions: Made, where
         else:
 
             def submit(name: str, key: str, batch: list[dict[str, Any]], allow_failed: bool) -> Any:
-                return traces_batch.with_options(task_run_name=name).submit(
+                return traces_batch.with_options(name=ray_name("traces", key), task_run_name=name).submit(
                     identity.fingerprint, key, batch, config, where, allow_failed
                 )
 

@@ -77,7 +77,9 @@ def capture() -> None:
     stream.add_handler("agentflow", kept.take)
 
 
-def with_last_lines(message: str, account: str | None = None) -> str:
-    """`message` with the last lines of the worker that it (or Ray's whole `account` of the death) names, if any."""
-    lines = kept.of(account or message, PATIENCE_S)
+def with_last_lines(message: str, account: str | None = None, wait_s: float = PATIENCE_S) -> str:
+    """`message` with the last lines of the worker that it names, if any came within `wait_s`; `account` is Ray's whole
+    account of the death or, where that names no process, the task the worker was at.
+    """
+    lines = kept.of(account or message, wait_s)
     return f"{message}; its last lines: {lines[-1500:]}" if lines else message

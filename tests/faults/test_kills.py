@@ -5,6 +5,7 @@ flight. Counts are the services' own.
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -94,13 +95,16 @@ def test_a_killed_ray_worker_costs_its_batch_and_nothing_else(
     busy = [process for process in run.descendants() if "traces-batch" in _title(process)]
     assert busy, [_title(process) for process in run.descendants()]
     instant = time.time()
-    busy[0].kill()
+    busy[0].send_signal(signal.SIGSEGV)  # as dead as by SIGKILL, and it says so
     said = run.fail()
     assert "batches failed" in said and "crashed" in said and "only the missing calls" in said
     # Prefect shows it too: nothing is left behind as Running.
     query = {"flow_runs": {"id": {"any_": [_latest_flow_run(prefect_api)]}}}
-    states = Counter(run["state_type"] for run in _ask(prefect_api, "task_runs", query))
+    task_runs = _ask(prefect_api, "task_runs", query)
+    states = Counter(run["state_type"] for run in task_runs)
     assert states["CRASHED"] == 1 and not states.keys() & {"RUNNING", "PENDING", "SCHEDULED"}
+    (dead,) = (run["state"]["message"] for run in task_runs if run["state_type"] == "CRASHED")
+    assert "its last lines: " in dead and "SIGSEGV" in dead
     assert "traces" not in {stage for stage, folders in visible(tmp_path).items() if folders}
     assert DataProcess(tmp_path, services, SETTINGS, until=UNTIL).finish()["digests"] == undisturbed.until(
         "tool_insertion"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deployed import wait_for
 from ray._private.authentication_test_utils import reset_auth_token_state
 from ray_nodes import RayNodes
 
@@ -34,29 +38,23 @@ sys.exit(int(open(sys.argv[1]).read()))
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
+def nodes() -> Iterator[RayNodes]:
+    """A head that takes jobs, and this process as one that knows its token."""
     with RayNodes(dashboard=True) as nodes, _with_token(nodes):
         nodes.start("head")
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                opened = open_jobs(nodes.jobs)
-                break
-            except ConfigError:  # the dashboard comes up a little after its node
-                assert time.monotonic() < deadline
-                time.sleep(0.5)
-        _skip_without_agent(opened)
-        yield opened
+        yield nodes
 
 
-def _skip_without_agent(client: Any) -> None:
-    """Some machines' job servers never find the agent of their own node; then there is nothing to test against."""
-    try:
-        client.submit_job(entrypoint="true")
-    except RuntimeError as error:
-        if "No available agent" not in str(error):
-            raise
-        pytest.skip(f"Ray's job server takes no jobs on this machine: {str(error).strip()}")
+@pytest.fixture(scope="module")
+def client(nodes: RayNodes) -> Any:
+    """A client of its job server."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return open_jobs(nodes.jobs)
+        except ConfigError:  # the dashboard comes up a little after its node
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
 
 
 @contextmanager
@@ -141,8 +139,107 @@ def test_a_cancelled_wait_stops_its_job(client: Any, tmp_path: Path) -> None:
     assert make_by_job(client, work.job, log) == "agentflow-smoke-ccc333-2"
 
 
-def test_a_job_server_that_is_not_there_or_refuses_us_is_said(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_that_is_cancelled_as_soon_as_it_has_submitted_stops_its_job(client: Any, tmp_path: Path) -> None:
+    work = Work(tmp_path, "ddd444")
+
+    class Cancelling(logging.LoggerAdapter[logging.Logger]):
+        """Cancels before anybody waits."""
+
+        def info(self, message: Any, *args: Any, **_: Any) -> None:
+            if str(message).startswith("submitted"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_by_job(client, work.job, Cancelling(log, {}))
+    assert client.get_job_status("agentflow-smoke-ddd444-1").value == "STOPPED"
+
+
+def test_a_job_server_that_is_not_there_or_refuses_us_is_said(
+    nodes: RayNodes, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match="no Ray job server answers at 'http://127.0.0.1:1'"):
         open_jobs("http://127.0.0.1:1")
     with pytest.raises(ConfigError, match="give the dashboard's address"):
         open_jobs("127.0.0.1:8265")
+    other = tmp_path / "token"
+    other.write_text(secrets.token_hex(32))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(other))
+    reset_auth_token_state()
+    try:
+        with pytest.raises(ConfigError, match="give this process its token"):
+            open_jobs(nodes.jobs)
+    finally:
+        monkeypatch.undo()
+        reset_auth_token_state()
+
+
+@pytest.mark.parametrize("token", ["", "0" * 64])
+def test_a_run_without_the_clusters_token_is_told_so(nodes: RayNodes, tmp_path: Path, token: str) -> None:
+    environment = {**os.environ, **nodes.environment, "HOME": str(tmp_path)}
+    environment.pop("RAY_AUTH_TOKEN_PATH")
+    environment |= {"RAY_AUTH_TOKEN": token} if token else {}
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "run",
+        "smoke",
+        f"--root={tmp_path}",
+        f"--ray-address={nodes.address}",
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: ") and nodes.address in message and "RAY_AUTH_TOKEN_PATH" in message
+
+
+FLOW = """
+from flows.ray_jobs import RunParameters, train_on_cluster
+train_on_cluster(RunParameters(recipe="smoke", settings=("upto=data", "questions.source.arithmetic_train=12")))
+"""
+
+
+class ClusterFlow:
+    """`train-on-cluster` in a process of its own, as a worker starts it."""
+
+    def __init__(self, nodes: RayNodes, root: Path, api: str) -> None:
+        surroundings = {"PREFECT_API_URL": api, "AGENTFLOW_JOBS": nodes.jobs, "AGENTFLOW_ROOT": str(root)}
+        self._log = root / f"flow-{time.monotonic_ns()}.log"
+        with open(self._log, "w") as log:
+            given = {**os.environ, **nodes.environment, **surroundings}
+            self.process = subprocess.Popen([sys.executable, "-c", FLOW], env=given, stdout=log, stderr=log)
+
+    def wait_until_it_says(self, text: str) -> None:
+        wait_for(lambda: text in self.said() or self.process.poll() is not None, 300)
+        assert text in self.said(), self.said()
+
+    def said(self) -> str:
+        return self._log.read_text()
+
+
+@pytest.mark.timeout(1200)
+def test_a_killed_flow_leaves_its_job_to_be_found_a_cancelled_one_stops_it_and_the_next_finishes_it(
+    nodes: RayNodes, client: Any, tmp_path: Path, prefect_api: str
+) -> None:
+    def jobs() -> dict[str, str]:
+        return {job.submission_id: job.status.value for job in client.list_jobs() if job.submission_id}
+
+    before = jobs()
+    killed = ClusterFlow(nodes, tmp_path, prefect_api)
+    killed.wait_until_it_says(": RUNNING")
+    killed.process.kill()
+    killed.process.wait()
+    (job,) = jobs().keys() - before.keys()
+    assert job.endswith("-1")
+
+    cancelled = ClusterFlow(nodes, tmp_path, prefect_api)
+    cancelled.wait_until_it_says(f"{job} is RUNNING already; waiting for it")
+    cancelled.process.terminate()  # what a worker does with a run that is cancelled
+    assert cancelled.process.wait(120) != 0
+    assert jobs()[job] == "STOPPED"
+    assert not list((tmp_path / "artifacts").glob("loss_filter/[!.]*"))
+
+    last = ClusterFlow(nodes, tmp_path, prefect_api)
+    assert last.process.wait(600) == 0, last.said()
+    assert jobs()[f"{job[:-2]}-2"] == "SUCCEEDED"
+    assert list((tmp_path / "artifacts").glob("loss_filter/[!.]*"))

@@ -6,6 +6,7 @@ server and the machine say.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -33,18 +34,27 @@ ON_ITS_OWN = ("PREFECT_API_URL", "RAY_ADDRESS", "AGENTFLOW_ROOT", "AGENTFLOW_LED
 
 
 class Up:
-    """A running `agentflow up` below `root`."""
+    """A running `agentflow up` below `root`, with the stand-ins `services` and whatever else is in `environment`."""
 
-    def __init__(self, root: Path, services: tuple[LocalService, LocalService], *flags: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        services: tuple[LocalService, LocalService] | None,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.root = root
         self.port = free_port(None, "Prefect server")
-        environment = {name: value for name, value in os.environ.items() if name not in ON_ITS_OWN}
-        environment |= {"AGENTFLOW_TEACHER_URL": services[0].base_url, "AGENTFLOW_SEARCH_URL": services[1].base_url}
+        self.environment = {name: value for name, value in os.environ.items() if name not in ON_ITS_OWN}
+        if services is not None:
+            urls = {"AGENTFLOW_TEACHER_URL": services[0].base_url, "AGENTFLOW_SEARCH_URL": services[1].base_url}
+            self.environment |= urls
+        self.environment |= environment or {}
         self.output: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
         self.command = [sys.executable, "-m", "flows.cli", "up", f"--root={root}", f"--port={self.port}", "--cpus=2"]
         self.process = subprocess.Popen(
             [*self.command, *flags],
-            env=environment,
+            env=self.environment,
             stdout=self.output,
             stderr=self.output,
             stdin=subprocess.DEVNULL,
@@ -85,9 +95,24 @@ class Up:
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """GET, or POST with a body."""
         method = "GET" if body is None else "POST"
-        answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=60, trust_env=False)
+        with httpx.Client(base_url=self.api, timeout=60, trust_env=False, headers=self._credentials()) as client:
+            if body is not None and "PREFECT_SERVER_CSRF_PROTECTION_ENABLED" in self.environment:
+                token = client.get("/csrf-token", params={"client": "test"}).json()["token"]
+                client.headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"}
+            answer = client.request(method, f"/{path}", json=body)
         assert answer.status_code < 300, answer.text
         return answer.json()
+
+    def _credentials(self) -> dict[str, str]:
+        password = self.environment.get("PREFECT_API_AUTH_STRING")
+        return {"Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"} if password else {}
+
+    def answers(self) -> bool:
+        """Whether the server can be asked."""
+        try:
+            return httpx.get(f"{self.api}/health", timeout=2, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
 
     def start_run(self, deployment: str, run: dict[str, Any], **more: Any) -> str:
         """Start a run of a deployment as the UI's form does; its id."""
@@ -125,11 +150,21 @@ class Up:
                     return process
         return None
 
+    def logs(self, run_id: str) -> list[str]:
+        """Log lines of a flow run and its tasks, oldest first."""
+        body = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        return [entry["message"] for entry in self.ask("logs/filter", body)]
+
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The `prefect` command line against this server."""
-        environment = {**os.environ, "PREFECT_API_URL": self.api, "NO_COLOR": "1"}
-        command = [sys.executable, "-m", "prefect", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        return self.run("prefect", *arguments)
+
+    def run(self, module: str, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        """A command line of a person who uses this server; `changed` variables of the environment, "" for none."""
+        environment = {**self.environment, "PREFECT_API_URL": self.api, "NO_COLOR": "1", **changed}
+        environment = {name: value for name, value in environment.items() if value}
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def wait_for(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
@@ -141,9 +176,14 @@ def wait_for(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> N
 
 
 @contextmanager
-def running_up(root: Path, services: tuple[LocalService, LocalService], *flags: str) -> Iterator[Up]:
+def running_up(
+    root: Path,
+    services: tuple[LocalService, LocalService] | None,
+    *flags: str,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Up]:
     """`agentflow up`, ready; stopped at the end, whatever happened."""
-    up = Up(root, services, *flags)
+    up = Up(root, services, *flags, environment=environment)
     try:
         yield up.wait_until_up()
     finally:

@@ -127,6 +127,8 @@ class RayNodes:
         if name == "head":
             command += ["--head", f"--port={self.port}", f"--temp-dir={self._home / 'head'}"]
             command += [f"--include-dashboard={self._dashboard}", f"--dashboard-port={self.dashboard_port}"]
+            # The agent carries out what the job server is asked for; at Ray's own port another head may be.
+            command += [f"--dashboard-agent-listen-port={free_port(None, 'agent')}"]
         else:
             command += [f"--address={self.address}"]
         with open(self._home / f"{name}.log", "wb") as log:

@@ -11,9 +11,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
-from deployed import Up, wait_for
+from deployed import Up, running_up, wait_for
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from up_fixtures import SOME_FAIL, asked, parameters
 
@@ -94,6 +97,29 @@ def test_a_killed_flow_is_shown_as_crashed_and_its_retry_pays_again_only_what_wa
     assert not states.keys() & {"RUNNING", "PENDING", "SCHEDULED"}, "nothing is left behind as Running"
 
 
+def test_a_server_that_is_killed_comes_back_and_no_search_of_the_run_under_way_is_paid_twice(
+    machine: Up, stand_ins: tuple[LocalService, LocalService]
+) -> None:
+    _, search = stand_ins
+    search.reset()
+    search.set_faults([{"kind": "delay", "delay_s": 2.0, "after": 2}])
+    run_id = machine.start_run("nightly-data", parameters(search_edition="server-killed"))
+    wait_for(lambda: search.stats()["requests"] >= 3)
+    (server,) = (one for one in machine.descendants() if one.cmdline()[1:5] == ["-m", "prefect", "server", "start"])
+    server.kill()
+    wait_for(lambda: "the Prefect server ended; started again" in machine.said())
+    wait_for(machine.answers)
+    search.clear_faults()
+    run = machine.wait_for_end(run_id)
+    print(f"the run whose server was killed is {run['state']['name']}")
+    if run["state_type"] != "COMPLETED":
+        retry(machine, run_id)
+        run = machine.wait_for_end(run_id, attempt=2)
+    assert run["state_type"] == "COMPLETED", run["state"]
+    paid = [entry["sha256"] for entry in search.history() if entry["paid"]]
+    assert len(paid) == len(set(paid))
+
+
 def test_a_missing_secret_block_fails_the_run_with_its_name(machine: Up) -> None:
     run_id = machine.start_run("nightly-data", parameters(secrets={"TAVILY_API_KEY": "not-there"}))
     run = machine.wait_for_end(run_id)
@@ -132,12 +158,16 @@ def test_registering_again_leaves_a_schedule_on_that_somebody_switched_on(
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", machine.api)
     with temporary_settings({PREFECT_API_URL: machine.api}), get_client(sync_client=True) as client:
+        other_flow = client.create_flow_from_name("nightly-data-of-others")
+        theirs = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 2 * * *"), slug="night", active=False)
+        other = client.create_deployment(other_flow, name="nightly-data", entrypoint="theirs.night", schedules=[theirs])
         deployment = client.read_deployment_by_name("nightly-data/nightly-data")
         assert [schedule.active for schedule in deployment.schedules] == [False], "it ships paused"
         client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=True)
         register(DEPLOYMENTS, 3, tmp_path)
         again = client.read_deployment_by_name("nightly-data/nightly-data")
         assert again.id == deployment.id and [schedule.active for schedule in again.schedules] == [True]
+        assert [schedule.active for schedule in client.read_deployment(other).schedules] == [False], "not ours"
         client.update_deployment_schedule(again.id, again.schedules[0].id, active=False)
         assert client.read_global_concurrency_limit_by_name(BATCH_LIMIT).limit == 3
         assert len(client.read_automations_by_name("agentflow: zombie runs")) == 1
@@ -149,3 +179,17 @@ def test_a_second_up_says_where_the_first_one_is_and_sigterm_leaves_nothing_behi
     code, alive = machine.stop()
     assert code == 0, machine.said()
     assert alive == [], [" ".join(process.cmdline()) for process in alive]
+
+
+def test_it_can_be_started_again_at_once_also_after_it_was_killed(
+    machine: Up, stand_ins: tuple[LocalService, LocalService]
+) -> None:
+    with running_up(machine.root, stand_ins) as again:
+        known = again.ask("flow_runs/count", {})
+        assert known > 0, "the history of the one before"
+        children = again.descendants()
+        again.process.kill()
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert alive == [], [" ".join(process.cmdline()) for process in alive]
+    with running_up(machine.root, stand_ins) as again:
+        assert again.ask("flow_runs/count", {}) == known

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
+import prefect
 import pytest
 import yaml
-from prefect import flow
+from deployed import wait_for
+from prefect import Task, flow, task
 from prefect.blocks.system import Secret
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.states import Scheduled
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Running, Scheduled
 from pydantic import ValidationError
 
+import tasks
 from agentflow.errors import ConfigError, InputError, MissingKeyError, UserError
-from flows.deployed import evaluate, full, nightly_data, options_here, train
+from flows.deployed import close_ghosts, evaluate, full, nightly_data, options_here, train
+from flows.doctor import prefect_api as prefect_api_finding
 from flows.local import check_prefect, check_ray
 from flows.nights import NIGHT_LABEL, night_of
 from flows.parameters import NightlyParameters, RunParameters
+from flows.pipeline import pipeline
 from flows.plan import plan
-from flows.registering import DEPLOYMENTS, automations, check_deployments
+from flows.ray_jobs import train_on_cluster
+from flows.registering import DEPLOYMENTS, ZOMBIE_AFTER, automate, automations, check_deployments
 from flows.up import Worker, check_database
 from tasks.context import RunContext
 from tasks.paid import load_secrets, paid_work
@@ -45,7 +66,10 @@ def test_the_file_ships_four_deployments_and_the_schedule_is_paused() -> None:
     for name, entry in entries.items():
         assert entry["description"] and entry["tags"], name
         assert entry["entrypoint"] == f"flows.deployed.{flows[name].fn.__name__}"
-        flows[name].validate_parameters(entry["parameters"])
+        given = flows[name].validate_parameters(entry["parameters"])["run"]
+        assert given.chosen().promotion.automatic is (name in ("nightly-data", "full")), "what makes data is judged"
+        beats = entry["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]
+        assert ZOMBIE_AFTER.total_seconds() >= 3 * int(beats), "no living run is taken for dead"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +94,17 @@ def test_a_file_that_is_missing_or_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- a\n")
     with pytest.raises(ConfigError, match="must hold a list `deployments`"):
         check_deployments(tmp_path / "list.yaml")
+
+
+def test_prefect_tries_nothing_again_by_itself_and_keeps_no_results() -> None:
+    """Clients retry requests and people retry runs; what is made already is said by manifests."""
+    for one in (nightly_data, train, evaluate, full, pipeline, train_on_cluster):
+        assert (one.retries, one.persist_result) == (0, False), one.name
+    names = [f"tasks.{path.stem}" for path in Path(tasks.__file__).parent.glob("[!_]*.py")]
+    found = [one for name in names for one in vars(importlib.import_module(name)).values() if isinstance(one, Task)]
+    assert len(found) >= 9
+    for one in found:
+        assert one.retries == 0 and one.cache_policy == NO_CACHE, one.name
 
 
 # ---------------------------------------------------------------- the forms
@@ -122,6 +157,11 @@ def test_regenerate_changes_the_edition_of_what_it_names_and_of_nothing_else() -
 
 
 # ---------------------------------------------------------------- which night
+@task(name="a-task")
+def a_task() -> None:
+    """Only its runs are looked at."""
+
+
 @flow(name="a-night")
 def a_night() -> None:
     """Only its runs are looked at."""
@@ -197,12 +237,78 @@ def test_an_unreachable_prefect_or_ray_is_said_with_its_address() -> None:
         check_ray("127.0.0.1:9")
 
 
-def test_a_database_no_server_can_use_is_refused_without_its_password() -> None:
+@contextmanager
+def answering(status: int, body: str) -> Iterator[str]:
+    """Address of an API that says the same to every request."""
+
+    class Same(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Same)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/api"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+OURS = tuple(map(int, prefect.__version__.split(".")[:2]))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, '"2.20.1"', "is version 2.20.1, this machine has 3.*bring both to one version"),
+        (200, f'"{OURS[0]}.{OURS[1] - 1}.9"', "not of an older minor one"),
+        (200, f'"{OURS[0] + 1}.0.0"', f"is version {OURS[0] + 1}.0.0, this machine has {OURS[0]}"),
+        (200, "<html>a proxy</html>", "is no Prefect server; correct the address"),
+        (404, "", "is no Prefect server.*404"),
+        (401, '{"exception_message": "Unauthorized"}', "does not let us in .401.; set PREFECT_API_AUTH_STRING"),
+    ],
+)
+def test_a_server_this_prefect_cannot_work_with_is_said(status: int, body: str, said: str) -> None:
+    with answering(status, body) as url, pytest.raises(UserError, match=f"{url}.*{said}"):
+        check_prefect(url)
+
+
+def test_a_newer_server_of_the_same_major_version_is_worked_with_and_doctor_says_so() -> None:
+    newer = f"{OURS[0]}.{OURS[1] + 1}.0"
+    with answering(200, f'"{newer}"') as url, temporary_settings({PREFECT_API_URL: url}):
+        assert check_prefect(url) == newer
+        found = prefect_api_finding()
+        assert found.verdict == "note" and newer in found.found and "bring both" in found.mend
+
+
+def test_a_password_in_the_address_of_a_server_is_not_shown() -> None:
+    with pytest.raises(UserError, match="PREFECT_API_URL=http://127.0.0.1:9/api") as caught:
+        check_prefect("http://me:canary-7d1f@127.0.0.1:9/api")
+    assert "canary" not in str(caught.value)
+
+
+def test_pages_of_other_sites_get_no_answer_from_our_server(prefect_api: str) -> None:
+    own = prefect_api.removesuffix("/api")
+    for origin, allowed in ((own, True), ("http://elsewhere.example", False)):
+        answer = httpx.get(f"{prefect_api}/health", headers={"Origin": origin}, timeout=30)
+        assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+
+
+def test_a_database_no_server_can_use_or_reach_is_refused_without_its_password() -> None:
     with pytest.raises(ConfigError, match="postgresql\\+asyncpg://") as caught:
         check_database("postgresql://user:canary-7d1f@host/prefect")
     assert "canary" not in str(caught.value)
+    with pytest.raises(UserError, match="no PostgreSQL answers at 127.0.0.1:9 ") as unreachable:
+        check_database("postgresql+asyncpg://user:canary-7d1f@127.0.0.1:9/prefect")
+    assert "canary" not in str(unreachable.value)
     check_database(None)
-    check_database("postgresql+asyncpg://user:secret@host/prefect")
+    with socket.create_server(("127.0.0.1", 0)) as anything:
+        check_database(f"postgresql+asyncpg://user:secret@127.0.0.1:{anything.getsockname()[1]}/prefect")
 
 
 def test_a_second_worker_of_one_name_is_refused(prefect_api: str, tmp_path: Path) -> None:
@@ -215,15 +321,48 @@ def test_a_second_worker_of_one_name_is_refused(prefect_api: str, tmp_path: Path
         Worker("taken", 1, tmp_path / "log")
 
 
-def test_a_worker_with_a_wrong_core_count_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AGENTFLOW_CPUS", "many")
-    with pytest.raises(ConfigError, match="AGENTFLOW_CPUS='many'"):
+def test_a_worker_that_was_stopped_can_be_started_again_at_once(prefect_api: str, tmp_path: Path) -> None:
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="again", type="process"), overwrite=True)
+        worker = Worker("again", 1, tmp_path / "log")
+        worker.start()
+        wait_for(lambda: bool(client.read_workers_for_work_pool("again")))
+        worker.stop()
+        assert client.read_workers_for_work_pool("again") == []
+    Worker("again", 1, tmp_path / "log")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("AGENTFLOW_CPUS", "many"), ("AGENTFLOW_METRICS_PORT", "prometheus"), ("AGENTFLOW_METRICS_PORT", "70000")],
+)
+def test_a_worker_with_a_wrong_number_in_its_environment_says_so(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"{name}='{value}'"):
         options_here(RunParameters())
 
 
-def test_the_automations_are_what_the_server_accepts(prefect_api: str) -> None:
+def test_the_automations_are_there_once_and_one_that_was_switched_off_stays_off(prefect_api: str) -> None:
     with get_client(sync_client=True) as client:
+        automate(client)
+        (late,) = client.read_automations_by_name("agentflow: a night is late")
+        client.pause_automation(late.id)
+        automate(client)
         for automation in automations(None):
-            client.create_automation(automation)
             (made,) = client.read_automations_by_name(automation.name)
-            assert made.enabled and made.trigger == automation.trigger
+            assert made.trigger == automation.trigger and made.enabled == (made.id != late.id)
+        client.resume_automation(late.id)
+
+
+def test_every_task_that_a_killed_run_left_behind_is_closed(prefect_api: str) -> None:
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(a_night, state=Running())
+        for i in range(205):  # more than the server tells at once
+            client.create_task_run(a_task, run.id, dynamic_key=str(i), state=Running())
+        mine = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        running = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING])))
+        assert len(client.read_task_runs(flow_run_filter=mine, task_run_filter=running)) == 200
+        close_ghosts(str(run.id))
+        assert client.read_task_runs(flow_run_filter=mine, task_run_filter=running) == []

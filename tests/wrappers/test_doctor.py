@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from click.testing import CliRunner
 
 from agentflow.services.server import LocalService
 from flows.cli import main
-from flows.doctor import examine, packages
+from flows.doctor import examine, gpu, packages
 from flows.recipes import load_recipe
 
 CANARY = "sk-canary-7d1f"
@@ -42,6 +44,17 @@ def test_what_is_missing_is_named_and_the_exit_code_says_so(tmp_path: Path, monk
     missing = [line for line in said.splitlines() if line.startswith("MISSING")]
     assert [line.split(":")[0].split()[1] for line in missing] == ["disk", "Ray", "search"]
     assert "TAVILY_API_KEY" in missing[2] and "127.0.0.1:9" in missing[1] and "--root" in missing[0]
+
+
+def test_a_gpu_that_the_installed_torch_cannot_use_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = gpu()
+    without_cuda = version("torch").endswith("+cpu")
+    assert "NVIDIA H100 80GB HBM3" in found.found and found.verdict == ("note" if without_cuda else "ok")
+    assert ("CUDA build" in found.mend) is without_cuda
 
 
 def test_a_package_of_another_version_is_a_note_and_one_that_is_absent_is_missing(tmp_path: Path) -> None:

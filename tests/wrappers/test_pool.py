@@ -34,9 +34,20 @@ class Doubler:
         return 2 * number
 
 
+@ray.remote
+def prefect_server() -> str | None:
+    """The server that a task run in a worker talks to."""
+    return os.environ.get("PREFECT_API_URL")
+
+
 def pool(**changes: Any) -> ActorPool:
     resources = Resources(**{"cpus": 1, "workers": 2, "restarts": 1, **changes})
     return ActorPool("doubling", lambda: Doubler.options(num_cpus=resources.cpus).remote(), resources, log)
+
+
+def test_a_worker_knows_the_server_of_its_run(ray_up: None, prefect_api: str) -> None:
+    """Without it every worker would start a server of its own, all on one SQLite file."""
+    assert ray.get(prefect_server.remote()) == prefect_api
 
 
 def test_a_dead_worker_costs_its_item_only(ray_up: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -72,9 +72,11 @@ def test_pods_are_ordinary_users_with_shared_runs_and_no_written_secret(reposito
         for container in spec["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
             assert {"name": "runs", "mountPath": "/runs"} in container["volumeMounts"]
+            assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"] and "tmp" in volumes
             assert container["resources"]["limits"]["memory"]
             for variable in container.get("env", []):
                 secret = re.search("KEY|PASSWORD|TOKEN|AUTH_STRING", variable["name"])

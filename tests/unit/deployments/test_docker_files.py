@@ -80,6 +80,17 @@ def test_containers_are_locked_down(compose: dict[str, Any]) -> None:
     assert compose["services"]["postgres"]["user"] == "postgres"
 
 
+def test_a_page_of_another_site_can_do_nothing_with_the_server(compose: dict[str, Any]) -> None:
+    environment = compose["services"]["prefect-server"]["environment"]
+    assert environment["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
+    origins = environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
+    assert origins == ["http://127.0.0.1:4200", "http://localhost:4200"], "where its UI is, and nowhere else"
+
+
+def test_a_database_is_ready_when_it_can_be_reached_from_outside(compose: dict[str, Any]) -> None:
+    assert "--host=127.0.0.1" in compose["services"]["postgres"]["healthcheck"]["test"]
+
+
 def test_authentication_is_on_and_its_secrets_must_be_given(compose: dict[str, Any], repository: Path) -> None:
     services = compose["services"]
     required = re.compile(r"\$\{([A-Z_]+):\?[^}]+\}")

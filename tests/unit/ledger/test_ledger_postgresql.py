@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from postgresql import postgresql
 
 from agentflow.errors import BudgetExceeded, ReplayMissing
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall
 from agentflow.ledger.database import open_engine
 from agentflow.ledger.limits import Extend, Grant, Limits, Pause, Settle, burst_of
-from benchmarks.postgresql import PostgresMissing, postgresql
 
 DRIVER = Path(__file__).parent / "ledger_driver.py"
 ROOT = Path(__file__).parents[3]
@@ -24,11 +24,8 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    try:
-        with postgresql() as address:
-            yield f"postgresql://{address}/postgres"
-    except PostgresMissing as missing:
-        pytest.skip(str(missing))
+    with postgresql() as place:
+        yield f"postgresql://{place}/postgres"
 
 
 def call(number: int) -> PaidCall:

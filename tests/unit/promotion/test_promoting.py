@@ -81,6 +81,15 @@ def test_a_rollback_brings_back_what_stood_before_and_bars_the_way_back(root):
     assert not promote(root, "edition=good").new, "it is what is promoted, again"
 
 
+def test_the_data_of_a_night_that_was_rolled_back_is_not_promoted_again_by_itself(root):
+    promote(root)
+    promote(root, "edition=good")
+    rollback("smoke", root, why="wrong answers to unit questions")
+    barred = promote(root, "edition=good", what="data")
+    assert [check.rule for check in barred.entry.gate.failures] == ["not_rolled_back"]
+    assert promote(root, "edition=good", what="data", force=True, why="only its model was bad").promoted
+
+
 def test_a_rollback_to_something_damaged_or_gone_changes_nothing(root):
     promote(root)
     promote(root, "edition=good")
