@@ -34,11 +34,11 @@ def rows() -> Iterator[Row]:
         what = f"{ON_POSTGRESQL:,} mapped batch tasks on PostgreSQL"
         try:
             with (
-                postgresql(LEDGER) as address,
+                postgresql(LEDGER) as server,
                 tempfile.TemporaryDirectory(prefix="batches-", dir=bench) as folder,
             ):
-                urls = [f"--database-url=postgresql+asyncpg://{address}/postgres"]
-                urls += [f"--ledger-url=postgresql://{address}/{LEDGER}"]
+                urls = [f"--database-url={server.url('postgres', 'postgresql+asyncpg')}"]
+                urls += [f"--ledger-url={server.url(LEDGER)}"]
                 yield _measured(what, ON_POSTGRESQL, Path(folder), urls)
         except PostgresMissing as missing:
             yield Row.not_run(what, TARGET, "s", str(missing))

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows.local import free_port
@@ -32,12 +33,23 @@ def program(name: str) -> str:
     return found
 
 
-@contextmanager
-def postgresql(*databases: str) -> Iterator[str]:
-    """`USER@HOST:PORT` of a server that holds these databases and `postgres`, in a temporary folder.
+@dataclass(frozen=True)
+class Server:
+    """A server that runs; its user needs no password."""
 
-    Raises PostgresMissing.
-    """
+    address: str
+    # HOST:PORT
+    folder: Path
+    # With all it writes; removed at the end.
+
+    def url(self, database: str, scheme: str = "postgresql") -> str:
+        """Where one of its databases is."""
+        return f"{scheme}://{USER}@{self.address}/{database}"
+
+
+@contextmanager
+def postgresql(*databases: str) -> Iterator[Server]:
+    """A server that holds these databases and `postgres`, in a temporary folder. Raises PostgresMissing."""
     initdb, pg_ctl, createdb = program("initdb"), program("pg_ctl"), program("createdb")
     as_user: list[str] = []
     with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
@@ -57,6 +69,6 @@ def postgresql(*databases: str) -> Iterator[str]:
         try:
             for name in databases:
                 run(createdb, "-h", "127.0.0.1", "-p", port, "-U", USER, name)
-            yield f"{USER}@127.0.0.1:{port}"
+            yield Server(f"127.0.0.1:{port}", Path(folder))
         finally:
             run(pg_ctl, "-D", data, "-m", "immediate", "stop")

@@ -54,11 +54,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict
     """What `agentflow up` is given, and the folders in which its surroundings write."""
     home = tmp_path_factory.mktemp("home")
     ray = Path(tempfile.mkdtemp(prefix="ray"))  # a short path: Ray puts sockets into it
-    with postgresql("prefect", "ledger") as place:
-        server = place.partition("@")[2]
+    with postgresql("prefect", "ledger") as server:
+        address = server.address
         given = {
-            "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://agentflow:{CANARY}-db@{server}/prefect",
-            "AGENTFLOW_LEDGER": f"postgresql://agentflow:{CANARY}-ledger@{server}/ledger",
+            "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://agentflow:{CANARY}-db@{address}/prefect",
+            "AGENTFLOW_LEDGER": f"postgresql://agentflow:{CANARY}-ledger@{address}/ledger",
             "PREFECT_SERVER_API_AUTH_STRING": f"me:{CANARY}-auth",
             "PREFECT_API_AUTH_STRING": f"me:{CANARY}-auth",
             "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
@@ -66,7 +66,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict
             "PREFECT_HOME": str(home),
             "RAY_TMPDIR": str(ray),
         }
-        yield given, [data, home, ray]
+        yield given, [server.folder, home, ray]
     shutil.rmtree(ray, ignore_errors=True)
 
 

@@ -11,10 +11,10 @@ from benchmarks import postgresql as servers
 
 
 @contextmanager
-def postgresql(*databases: str) -> Iterator[str]:
-    """`agentflow@HOST:PORT`, whose user needs no password, with `databases` beside the database postgres."""
+def postgresql(*databases: str) -> Iterator[servers.Server]:
+    """A server with `databases` beside the database postgres."""
     try:
-        with servers.postgresql(*databases) as place:
-            yield place
+        with servers.postgresql(*databases) as server:
+            yield server
     except servers.PostgresMissing as missing:
         pytest.skip(str(missing))

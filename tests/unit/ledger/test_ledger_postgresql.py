@@ -24,8 +24,8 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with postgresql() as place:
-        yield f"postgresql://{place}/postgres"
+    with postgresql() as server:
+        yield server.url("postgres")
 
 
 def call(number: int) -> PaidCall:
