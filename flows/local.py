@@ -124,8 +124,8 @@ def prefect_server(
     in the PostgreSQL database at `database_url`.
 
     `meanwhile` is called while the server starts, when PREFECT_API_URL is known already; `own` is given the server if
-    one was started. Raises UserError if the configured server does not answer, StoreError if the history's folder cannot
-    be made.
+    one was started. Raises UserError if the configured server does not answer, StoreError if the history's folder
+    cannot be made.
     """
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
