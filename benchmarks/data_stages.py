@@ -147,21 +147,22 @@ def run_flow(recipe: Recipe, where: RunContext) -> dict[str, Any]:
 
     for name, value in {**QUIET, "PREFECT_LOGGING_LEVEL": "CRITICAL"}.items():
         os.environ.setdefault(name, value)
-    from flows.pipeline import pipeline
+    from flows.pipeline import pipeline, surroundings
 
     logging.getLogger("prefect").setLevel(logging.CRITICAL)
     made: dict[str, Made] = {}
-    token = collected.set(made)
+    token, placed = collected.set(made), surroundings.set(where)
     started = time.monotonic()
     try:
         with ExitStack() as stack:
             stack.enter_context(prefect_server(where.root, None))
             stack.enter_context(ray_cluster(cpus_of(RunOptions(root=where.root))))
             up = time.monotonic()
-            pipeline(recipe, where)
+            pipeline(recipe)
             ended = time.monotonic()
     finally:
         collected.reset(token)
+        surroundings.reset(placed)
     seconds = {name: round(one.wall_s, 3) for name, one in made.items()}
     return _result(ended - up, up - started, seconds, {name: made[name].artifact for name in TABLES})
 
