@@ -223,6 +223,10 @@ class PolicyCollapsed(AgentflowError):
     """The collapse guard stopped a policy's training; the message names the alarm and its numbers."""
 
 
+class GraderFailed(AgentflowError):
+    """Rollouts cannot be graded: the grading process does not start, or too many completions get no verdict from it."""
+
+
 class WorkersLost(AgentflowError):
     """Worker processes or nodes of a cluster died too often, or none with room came in time. What is finished stays."""
 

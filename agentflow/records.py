@@ -134,7 +134,9 @@ class Completion:
     calls: tuple[ToolCall, ...]
     # Well-formed calls in order of appearance [number of calls].
     well_formed: bool
-    # One think block, then one answer block, nothing but white space outside.
+    # One think block, then one answer block (or, of a turn, its calls), nothing but white space outside.
+    unreadable: bool = False
+    # A call was begun that cannot be read, or there are several answers (only `rendering.parse_turn` looks for it).
 
 
 @dataclass(frozen=True)

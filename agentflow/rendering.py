@@ -56,6 +56,7 @@ _THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _INSIDE = r"(?:(?!</?(?:think|answer)>).)*"
 # No tag of the layout stands inside a block: an answer in the reasoning would be a second answer.
+_LAYOUT = re.compile(r"</?(?:think|answer)>")
 _WHOLE = re.compile(rf"\s*<think>{_INSIDE}</think>\s*<answer>{_INSIDE}</answer>\s*", re.DOTALL)
 
 
@@ -112,4 +113,26 @@ def parse_completion(text: str, syntax: Syntax) -> Completion:
         answer=answers[0].strip() if len(answers) == 1 else None,
         calls=tuple(found.call for found in syntax.find_calls(think if think is not None else text)),
         well_formed=_WHOLE.fullmatch(text) is not None,
+    )
+
+
+def parse_turn(text: str, syntax: Syntax) -> Completion:
+    """Read a turn of paper B: one think block, then calls or one answer block [P]. Total, as `parse_completion`.
+
+    `calls` are those outside the think block (of the whole text where there is not exactly one); their results do not
+    belong to the turn, so what a model invented as one makes it ill-formed. Several calls in a row are one action.
+    """
+    whole = parse_completion(text, syntax)
+    block = _THINK.search(text) if whole.think is not None else None
+    before, after = (text[: block.start()], text[block.end() :]) if block else ("", text)
+    found = syntax.find_calls(after)
+    outside = before + syntax.strip_calls(after, results=False)
+    calls_alone = block is not None and bool(found) and not outside.strip() and not _LAYOUT.search(block[1])
+    calls = [*(syntax.find_calls(before) if block else ()), *found]
+    return Completion(
+        think=whole.think,
+        answer=whole.answer,
+        calls=tuple(one.call for one in calls),
+        well_formed=calls_alone or (whole.well_formed and not calls),
+        unreadable=len(_ANSWER.findall(text)) > 1 or any(map(syntax.holds_unreadable_call, (before, after))),
     )

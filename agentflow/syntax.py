@@ -54,9 +54,11 @@ class Syntax:
             tools = "|".join(re.escape(tool) for tool in sorted(self.primary)) or r"(?!)"
             self._call = re.compile(rf" ?\[({tools})\(([^\[\]\n]*?)\) ->")
             self._result = re.compile(r" ?([^\]\n]*)\]")
+            self._begun = re.compile(rf"\[(?:{tools})\(")
         else:
             self._call = re.compile(r" ?<tool_call>(.*?)</tool_call>", re.DOTALL)
             self._result = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
+            self._begun = re.compile(r"</?tool_call>")
 
     # ------------------------------------------------------------------ rendering
     @property
@@ -124,13 +126,19 @@ class Syntax:
             position = end
         return calls
 
-    def strip_calls(self, text: str) -> str:
-        """`text` without its calls and their results: what is left is reasoning in the model's own words."""
+    def strip_calls(self, text: str, *, results: bool = True) -> str:
+        """`text` without its calls and (unless `results` is false) their results: what is left is reasoning in the
+        model's own words.
+        """
         kept, position = [], 0
         for found in self.find_calls(text):
             kept.append(text[position : found.start])
-            position = found.end
+            position = found.end if results else found.call_end
         return "".join([*kept, text[position:]])
+
+    def holds_unreadable_call(self, text: str) -> bool:
+        """Whether a call was begun in `text` that `find_calls` cannot read: not closed, no JSON, no name."""
+        return self._begun.search(self.strip_calls(text, results=False)) is not None
 
     def _to_call(self, match: re.Match[str]) -> ToolCall | None:
         if self.name == "compact":

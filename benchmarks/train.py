@@ -219,7 +219,8 @@ def bare_grpo(job: PolicyJob, folder: Path) -> float:
 
     from agentflow.models.loading import load_model, load_tokenizer
     from agentflow.rendering import parse_completion
-    from agentflow.rewards.composite import composite
+    from agentflow.rewards.choice import score
+    from agentflow.rewards.contract import Attempt, Gold
 
     config, syntax = job.config, syntax_for(PROMPT.syntax)
     by_id = {row["id"]: row for row in load_from_disk(str(job.questions)).to_list()}
@@ -227,7 +228,10 @@ def bare_grpo(job: PolicyJob, folder: Path) -> float:
 
     def reward(completions: list[str], gold: list[str], **_: Any) -> list[float | None]:
         pairs = zip(completions, gold, strict=True)
-        return [composite(parse_completion(c, syntax), g, (), "number", config.reward).total for c, g in pairs]
+        return [
+            score(config.reward, Attempt(parse_completion(c, syntax)), Gold(g, answer_type="number")).total
+            for c, g in pairs
+        ]
 
     optimiser = config.optimiser
     trainer = GRPOTrainer(

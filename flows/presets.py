@@ -20,7 +20,7 @@ from agentflow.clients.teacher import TeacherConfig
 from agentflow.models.settings import GenerationConfig
 from agentflow.models.sources import HubModel
 from agentflow.rendering import PromptConfig
-from agentflow.rewards.composite import RewardConfig
+from agentflow.rewards.composite import CompositeConfig
 from agentflow.sources.file_sources import BamboogleSource, Gsm8kSource, HotpotSource, MusiqueSource, TwoWikiSource
 from agentflow.sources.source import MixedSource
 from agentflow.stages.base_model import BaseModelConfig
@@ -153,7 +153,7 @@ def reason_act_1_7b() -> Recipe:
     )
     policy = GrpoConfig(
         generation=GenerationConfig(max_new_tokens=512, temperature=1.0),  # [O]
-        reward=RewardConfig(),  # accuracy + format + length, weights 1 [P parts, O sum]
+        reward=CompositeConfig(),  # accuracy + format + length, weights 1 [P parts, O sum]
         steps=300,  # B's curves [P]
         group_size=8,  # [P]
         beta=0.0,  # [P]

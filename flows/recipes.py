@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -274,13 +274,25 @@ def _explain(error: ValidationError, recipe: Recipe) -> str:
     return f"recipe {recipe.name!r}: " + "; ".join(lines)
 
 
+def _of_kind(annotation: Any, kind: Any) -> type[Frozen] | None:
+    """The class of a union whose `kind` that is; None if there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, Frozen):
+        field = annotation.model_fields.get("kind")
+        return annotation if field is not None and field.default == kind else None
+    return next((found for part in get_args(annotation) if (found := _of_kind(part, kind))), None)
+
+
 def _allowed_beside(recipe: Recipe, location: tuple[Any, ...]) -> str:
     section: Any = recipe
+    kinds: Any = None
     for part in location[:-1]:
         if isinstance(section, tuple):
             section = section[int(part)]
         elif hasattr(section, str(part)):
+            kinds = type(section).model_fields[str(part)].annotation if isinstance(section, Frozen) else None
             section = getattr(section, str(part))
-    names = sorted(type(section).model_fields) if isinstance(section, Frozen) else []
+    # Where a section is chosen by its kind, the location names the kind that was given: the recipe may hold another.
+    chosen = _of_kind(kinds, location[-2] if len(location) > 1 else None) or type(section)
+    names = sorted(chosen.model_fields) if issubclass(chosen, Frozen) else []
     close = difflib.get_close_matches(str(location[-1]), names, 1)
     return (f"did you mean {close[0]!r}? " if close else "") + f"allowed here: {', '.join(names)}"

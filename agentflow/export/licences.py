@@ -37,6 +37,7 @@ KNOWN = {
     "2wikimultihopqa": "Apache-2.0",
     "bamboogle": "MIT",
     "nq_open": "CC-BY-SA-3.0",
+    "toolrl": "Apache-2.0",
 }
 # Question kind to the SPDX id its publisher states. A row's own `meta.licence` goes before it.
 COLUMNS = (

@@ -74,6 +74,11 @@ class ToolRunner:
         self._thread.join()
         self._loop.close()
 
+    @property
+    def schemas(self) -> list[dict[str, Any]]:
+        """OpenAI function objects of the tools."""
+        return self._toolbox.schemas
+
     def submit(self, call: ToolCall) -> Future[ToolResult]:
         """Start `call`; the future raises ToolFailure if its infrastructure failed."""
         return asyncio.run_coroutine_threadsafe(self._toolbox.run(call), self._loop)
@@ -214,15 +219,29 @@ class RolloutEngine:
             row.done = row.finished = True
             return
         row.done = len(row.completion_ids) >= self.config.max_new_tokens
-        call = self.syntax.pending_call(self.tokenizer.decode(row.completion_ids[row.unread :])) if self.tools else None
+        listens = self.tools is not None if self.config.calls == "execute" else self.config.calls == "end"
+        call = self.syntax.pending_call(self.tokenizer.decode(row.completion_ids[row.unread :])) if listens else None
         if call is None:
             return
         row.calls.append(call)
+        if self.config.calls == "end":
+            self._close(row)
+            return
         # Where the row ends, its last call is not run: nobody would read the result.
         row.done = row.done or len(row.calls) > self.config.max_calls
         if not row.done:
             assert self.tools is not None
             row.waiting = self.tools.submit(call)
+
+    def _close(self, row: _Row) -> None:
+        """End a row behind its call. The end token is ours and carries no loss; with it, TRL does not take the row for
+        one that was cut off.
+        """
+        if len(row.completion_ids) < self.config.max_new_tokens:
+            row.completion_ids.append(self.tokenizer.eos_token_id)
+            row.model_written.append(0)
+            row.logprobs.append(0.0)
+        row.done = row.finished = True
 
     def _collect(self, rows: list[_Row]) -> None:
         """Turn finished calls into forced tokens. Blocks only if no row could do anything else."""
@@ -266,12 +285,15 @@ class RolloutEngine:
         return torch.tensor(tokens, device=device).unsqueeze(1), torch.tensor(counts, device=device).unsqueeze(1)
 
     def _rollout(self, row: _Row, head: SharedHead) -> Rollout:
+        text = self.tokenizer.decode([t for t in row.completion_ids if t not in self._ends])
+        if self.config.calls == "collect":
+            row.calls = [found.call for found in self.syntax.find_calls(text)]
         return Rollout(
             prompt_ids=head.ids + row.prompt_ids,
             completion_ids=row.completion_ids,
             model_written=row.model_written,
             logprobs=row.logprobs,
-            text=self.tokenizer.decode([t for t in row.completion_ids if t not in self._ends]),
+            text=text,
             calls=tuple(row.calls),
             results=tuple(row.results),
             finished=row.finished,

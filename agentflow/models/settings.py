@@ -16,8 +16,17 @@ class GenerationConfig(Frozen):
     # Sampled and injected tokens together.
     max_calls: int = Field(6, ge=0)
     # Calls executed per row; a further one ends the row as unfinished.
+    calls: Literal["execute", "end", "collect"] = "execute"
+    # execute: a call runs and its result is read (papers A and C [P]). end: the first call is not run and ends the
+    # completion, as in a turn of paper B, which is exactly one action [P]. collect: calls are not run and the
+    # completion goes on to its end, so that one turn can hold several (ToolRL [P]).
     temperature: float = Field(0.0, ge=0)
     # 0 is greedy.
+
+    @property
+    def single_turn(self) -> bool:
+        """Whether a completion is one turn, whose calls are not run."""
+        return self.calls != "execute"
 
 
 class VllmSettings(Frozen):

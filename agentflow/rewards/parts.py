@@ -7,7 +7,6 @@ Nothing here parses text, runs tools or asks a model; `similarity` is a number s
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from scipy.optimize import linear_sum_assignment
@@ -17,19 +16,11 @@ from agentflow.records import Completion, ToolCall
 AccuracyForm = Literal["1+s", "2s", "3s"]
 
 
-@dataclass(frozen=True)
-class Rewards:
-    """A reward and what it consists of."""
-
-    parts: dict[str, float]
-    # Unweighted value of every part, by name.
-    total: float
-    # What the optimiser sees: the weighted sum, or the method's own formula.
-
-
 # ---------------------------------------------------------------- paper B
 def format_reward(completion: Completion) -> float:
-    """1.0 iff one think block, then one answer block, nothing else; otherwise 0.0 (paper B; all-or-nothing ours)."""
+    """1.0 iff one think block, then one action (answer or calls), nothing else; otherwise 0.0 (paper B; all-or-nothing
+    ours).
+    """
     return 1.0 if completion.well_formed else 0.0
 
 
@@ -72,7 +63,8 @@ def calls_similarity(predicted: Sequence[ToolCall], gold: Sequence[ToolCall], no
         return 1.0 if not predicted and not gold else 0.0
     scores = [[tool_similarity(p, g, normalise) for g in gold] for p in predicted]
     rows, columns = linear_sum_assignment(scores, maximize=True)
-    return float(sum(scores[r][c] for r, c in zip(rows, columns, strict=True))) / max(len(predicted), len(gold))
+    best = float(sum(scores[r][c] for r, c in zip(rows, columns, strict=True)))
+    return min(1.0, best / max(len(predicted), len(gold)))
 
 
 # ---------------------------------------------------------------- comparing arguments

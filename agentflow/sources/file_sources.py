@@ -25,7 +25,7 @@ from agentflow.hygiene.exact import exact_twins, precedence
 from agentflow.hygiene.text import Hashes, text_hash
 from agentflow.records import Reject, canonical_json, sha256_text
 from agentflow.schemas import QUESTIONS
-from agentflow.sources import gsm8k, hotpotqa, musique, open_questions, triviaqa, two_wiki
+from agentflow.sources import gsm8k, hotpotqa, musique, open_questions, toolrl, triviaqa, two_wiki
 from agentflow.sources.fields import BadRow, Record
 from agentflow.sources.parquet import is_parquet, read_parquet
 from agentflow.sources.problems import normalise_question
@@ -128,8 +128,22 @@ class NqOpenSource(_FileSource):
     kind: Literal["nq_open"] = "nq_open"
 
 
+class ToolRlSource(_FileSource):
+    """ToolRL's turns with gold calls: for GRPO only, since an answer check says nothing of a call."""
+
+    kind: Literal["toolrl"] = "toolrl"
+    test_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+
+
 FileSource = (
-    Gsm8kSource | HotpotSource | TwoWikiSource | MusiqueSource | TriviaQaSource | BamboogleSource | NqOpenSource
+    Gsm8kSource
+    | HotpotSource
+    | TwoWikiSource
+    | MusiqueSource
+    | TriviaQaSource
+    | BamboogleSource
+    | NqOpenSource
+    | ToolRlSource
 )
 # A union by `kind`.
 _ROW_OF: dict[str, Callable[[Record], Row]] = {
@@ -140,6 +154,7 @@ _ROW_OF: dict[str, Callable[[Record], Row]] = {
     "triviaqa": triviaqa.question_row,
     "bamboogle": open_questions.bamboogle_row,
     "nq_open": open_questions.nq_open_row,
+    "toolrl": toolrl.question_row,
 }
 
 

@@ -2,8 +2,8 @@
 
 Group-relative policy optimisation with real tools (METHODS B).
 
-A_i = (r_i - mean) / std over the samples of one question; clipped ratio; beta 0. Reward: paper B's composite
-(rewards.composite).
+A_i = (r_i - mean) / std over the samples of one question; clipped ratio; beta 0. The reward is chosen by `kind`
+(rewards.choice); paper B's composite is the default.
 """
 
 from __future__ import annotations
@@ -12,19 +12,31 @@ import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from agentflow.clients.search import SearchConfig
 from agentflow.config import Frozen, Where
 from agentflow.errors import InputError
 from agentflow.models.settings import GenerationConfig, VllmSettings
+from agentflow.models.sources import HubModel, LocalModel
 from agentflow.rendering import PromptConfig
-from agentflow.rewards.composite import RewardConfig
+from agentflow.rewards.choice import RewardChoice
+from agentflow.rewards.composite import CompositeConfig
 from agentflow.rewards.conditional import IntermediateRule
-from agentflow.toolset import ToolsConfig
+from agentflow.rewards.contract import gold_of
+from agentflow.toolset import ToolsConfig, syntax_for
 from agentflow.training.config import OptimiserSettings
 from agentflow.training.guard import GuardConfig
 from agentflow.training.policy_options import CycleSettings, HotSampling, PromptWeighting, ReferenceSettings
+
+
+class GraderConfig(Frozen):
+    """The process that computes rewards, which may be killed. All values [O]."""
+
+    timeout_s: Annotated[float, Where()] = Field(5.0, gt=0)
+    # Seconds for one completion; behind them its grading has failed, and so has that rollout.
+    max_failure_rate: float = Field(0.01, ge=0, le=1)
+    # Of the rollouts to be graded; above it the stage stops.
 
 
 class GrpoConfig(Frozen):
@@ -34,7 +46,11 @@ class GrpoConfig(Frozen):
     tools: ToolsConfig = ToolsConfig()
     search: SearchConfig = SearchConfig()
     generation: GenerationConfig = GenerationConfig(temperature=1.0)
-    reward: RewardConfig = RewardConfig()
+    reward: RewardChoice = CompositeConfig()
+    # composite (paper B), toolrl, binary (Tool-N1) or mtr; each has its own weights.
+    similarity_model: Annotated[LocalModel | HubModel, Field(discriminator="kind")] | None = None
+    # Says how close an answer is, for the composite's answer_similarity cross_encoder or bi_encoder.
+    grader: GraderConfig = GraderConfig()
     kinds: tuple[str, ...] = ()
     # Question kinds to train on, e.g. ("arithmetic",); empty is all.
     steps: int = Field(300, ge=1)
@@ -87,6 +103,37 @@ class GrpoConfig(Frozen):
     # Trades speed for memory while the policy is optimised; the result is the same.
     checkpoint_steps: Annotated[int, Where()] = Field(5, ge=1)
     # Optimiser steps between two checkpoints: what a kill costs at most. Never changes the result.
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _composite_unless_named(cls, value: Any) -> Any:
+        return {"kind": "composite", **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _reward_has_what_it_needs(self) -> GrpoConfig:
+        named = self.reward.model_similarity if isinstance(self.reward, CompositeConfig) else None
+        if named is not None and self.similarity_model is None:
+            raise ValueError(
+                f"reward.answer_similarity {named!r} needs a model; set similarity_model to {{kind: path, path: "
+                "<folder>} or {kind: hub, id: BAAI/bge-reranker-v2-m3, revision: <commit>}, or choose by_type, "
+                "numeric_em, token_f1 or em"
+            )
+        if named is None and self.similarity_model is not None:
+            raise ValueError(
+                "similarity_model is set and no reward asks it; leave it out, or set reward.answer_similarity of the "
+                "composite to cross_encoder or bi_encoder"
+            )
+        if self.engine == "vllm" and self.generation.single_turn:
+            raise ValueError(
+                f"engine 'vllm' runs every call, and generation.calls is {self.generation.calls!r}; set engine to "
+                "builtin for single turns, or generation.calls to execute"
+            )
+        if self.reward.kind == "mtr" and self.generation.calls != "execute":
+            raise ValueError(
+                f"reward 'mtr' judges traces with observations, and generation.calls {self.generation.calls!r} runs no "
+                "call; set it to execute, or choose the reward composite, toolrl or binary"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_groups(self) -> GrpoConfig:
@@ -142,7 +189,8 @@ def eligible(rows: Sequence[dict[str, Any]], config: GrpoConfig) -> list[dict[st
 def choose_prompts(rows: Sequence[dict[str, Any]], config: GrpoConfig, workers: int) -> list[dict[str, Any]]:
     """The training questions of a run, in the order they are used.
 
-    Shuffled by a hash of seed and id, repeated if too few. Raises InputError if none is of the wanted kinds.
+    Shuffled by a hash of seed and id, repeated if too few. Raises InputError if none is of the wanted kinds, or if what
+    they ask for does not fit the reward.
     """
     wanted = eligible(rows, config)
     if not wanted:
@@ -154,4 +202,34 @@ def choose_prompts(rows: Sequence[dict[str, Any]], config: GrpoConfig, workers: 
     )
     per_step = config.optimiser.batch_size * config.optimiser.accumulation * workers // config.group_size
     needed = per_step * config.steps
-    return [ordered[i % len(ordered)] for i in range(needed)]
+    chosen = [ordered[i % len(ordered)] for i in range(needed)]
+    _check_gold(wanted, config)
+    return chosen
+
+
+def _check_gold(rows: Sequence[dict[str, Any]], config: GrpoConfig) -> None:
+    """Raise InputError if a question asks for something that the reward or the syntax cannot express."""
+    wanted = {row["id"]: gold_of(row).calls for row in rows}
+    kind, syntax = config.reward.kind, syntax_for(config.prompt.syntax)
+    if kind in ("toolrl", "binary") and not any(wanted.values()):
+        raise InputError(
+            f"reward {kind!r} compares calls with gold calls, and none of the {len(rows)} questions carries any; give "
+            "questions with gold_calls in their meta (source toolrl has them), or choose the reward composite or mtr"
+        )
+    for row_id, calls in wanted.items():
+        if calls and kind == "mtr":
+            raise InputError(
+                f"question {row_id!r} asks for calls, and reward 'mtr' judges answers; choose composite, toolrl or "
+                "binary"
+            )
+        if calls and kind == "composite" and config.generation.calls == "execute":
+            raise InputError(
+                f"question {row_id!r} asks for calls as the whole turn, and generation.calls is 'execute'; set it to "
+                "end (one call) or collect (several), or choose the reward toolrl or binary"
+            )
+        for call in calls:
+            if not syntax.representable(call):
+                raise InputError(
+                    f"question {row_id!r}: its gold call {call.tool!r} {call.arguments!r} cannot be written in syntax "
+                    f"{syntax.name!r}; set prompt.syntax to json, or leave the question out"[:500]
+                )

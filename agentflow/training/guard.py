@@ -9,7 +9,7 @@ silent until both exist apart. So one bad step raises nothing, and neither does 
     think_tags     exactly one think block has become rare
     calls_stopped  a policy that called tools calls none any more
     calls_at_cap   nearly every rollout calls until it is cut off
-    reward_hacking format reward is up while accuracy is down
+    reward_hacking format reward is up while accuracy is down (silent for a reward without a format part)
     entropy        the policy has become deterministic, or random
     length         it writes far less, or far more, than at the start
 """
@@ -27,6 +27,8 @@ from pydantic import Field
 from agentflow.config import Frozen
 
 AlarmName = Literal["think_tags", "calls_stopped", "calls_at_cap", "reward_hacking", "entropy", "length"]
+PAPER_B_WIDTH = 4.0
+# Of the accuracy part of paper B's composite, from -2 to 2: the scale of `accuracy_fall`.
 
 
 class GuardConfig(Frozen):
@@ -48,7 +50,8 @@ class GuardConfig(Frozen):
     format_rise: float = Field(0.05, ge=0)
     # Reward hacking: the format part is up by this since the start ...
     accuracy_fall: float = Field(0.5, ge=0)
-    # ... while the accuracy part, over two windows, is down by this from its best average since the start.
+    # ... while the accuracy part, over two windows, is down by this from its best average since the start. On a scale
+    # of width 4, which is that of paper B's accuracy part in [-2, 2]; other rewards' ranges are stretched to it.
     entropy_ratio: tuple[float, float] = (0.1, 4.0)
     # Alarm outside these multiples of the entropy at the start.
     length_ratio: tuple[float, float] = (0.4, 2.5)
@@ -68,8 +71,8 @@ class StepStats:
     # Share that used up max_calls [0, 1].
     accuracy: float
     # Mean of the accuracy part.
-    format: float
-    # Mean of the format part.
+    format: float | None
+    # Mean of the format part; None where the reward has none.
     words: float
     # Mean words of the completion, tool results included.
     entropy: float | None = None
@@ -85,8 +88,18 @@ class Alarm:
     detail: str
 
 
-def step_stats(step: int, rows: Sequence[dict[str, Any]], max_calls: int, entropy: float | None) -> StepStats | None:
-    """Statistics of one step's ROLLOUTS rows; None if every rollout failed (then there is nothing to judge)."""
+def step_stats(
+    step: int,
+    rows: Sequence[dict[str, Any]],
+    max_calls: int,
+    entropy: float | None,
+    accuracy_part: str = "accuracy",
+    format_part: str | None = "format",
+) -> StepStats | None:
+    """Statistics of one step's ROLLOUTS rows; None if every rollout failed (then there is nothing to judge).
+
+    `accuracy_part`, `format_part`: what the reward in use calls them.
+    """
     counted = [row for row in rows if row["status"] == "ok"]
     if not counted:
         return None
@@ -101,8 +114,8 @@ def step_stats(step: int, rows: Sequence[dict[str, Any]], max_calls: int, entrop
         think=mean([text.count("<think>") == 1 == text.count("</think>") for text in texts]),
         calling=mean([row["n_calls"] > 0 for row in counted]),
         at_cap=mean([0 < max_calls <= row["n_calls"] for row in counted]),
-        accuracy=mean([part["accuracy"] for part in parts]),
-        format=mean([part["format"] for part in parts]),
+        accuracy=mean([part[accuracy_part] for part in parts]),
+        format=None if format_part is None else mean([part[format_part] for part in parts]),
         words=mean([len(text.split()) for text in texts]),
         entropy=entropy,
     )
@@ -111,8 +124,10 @@ def step_stats(step: int, rows: Sequence[dict[str, Any]], max_calls: int, entrop
 class CollapseGuard:
     """Remembers every step's statistics and judges the newest window. Give it the steps in order."""
 
-    def __init__(self, config: GuardConfig) -> None:
+    def __init__(self, config: GuardConfig, accuracy_width: float = PAPER_B_WIDTH) -> None:
+        """`accuracy_width`: highest less lowest value of the accuracy part of the reward in use."""
         self.config = config
+        self._fall = config.accuracy_fall * accuracy_width / PAPER_B_WIDTH
         self.steps: list[StepStats] = []
         self.alarms: list[Alarm] = []
 
@@ -131,22 +146,25 @@ class CollapseGuard:
         c = self.config
         think, calling = self._windows(lambda s: s.think), self._windows(lambda s: s.calling)
         at_cap, words = self._windows(lambda s: s.at_cap), self._windows(lambda s: s.words)
-        form, (best, accuracy) = self._windows(lambda s: s.format), self._best_and_newest_accuracy()
         fewer_thoughts = think[-1] < c.think_share * max(think)
         stopped = max(calling) >= c.calling_before and calling[-1] <= c.calling_after
         capped = at_cap[-1] >= c.at_cap > at_cap[0]
-        hacked = form[-1] >= form[0] + c.format_rise and accuracy <= best - c.accuracy_fall
         return [
             ("think_tags", f"one think block in {think[-1]:.0%}, was {max(think):.0%}" if fewer_thoughts else None),
             ("calls_stopped", f"calls in {calling[-1]:.0%}, were in {max(calling):.0%}" if stopped else None),
             ("calls_at_cap", f"{at_cap[-1]:.0%} use up their calls, were {at_cap[0]:.0%}" if capped else None),
-            (
-                "reward_hacking",
-                f"format {form[0]:.2f} -> {form[-1]:.2f}, accuracy {best:.2f} -> {accuracy:.2f}" if hacked else None,
-            ),
+            ("reward_hacking", self._reward_hacking()),
             ("entropy", self._entropy_drift()),
             ("length", _drift("words", words[0], words[-1], c.length_ratio)),
         ]
+
+    def _reward_hacking(self) -> str | None:
+        if any(stats.format is None for stats in self.steps):
+            return None
+        form, (best, accuracy) = self._windows(lambda s: s.format or 0.0), self._best_and_newest_accuracy()
+        if form[-1] < form[0] + self.config.format_rise or accuracy > best - self._fall:
+            return None
+        return f"format {form[0]:.2f} -> {form[-1]:.2f}, accuracy {best:.2f} -> {accuracy:.2f}"
 
     def _entropy_drift(self) -> str | None:
         if any(stats.entropy is None for stats in self.steps):

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from agentflow.errors import PolicyCollapsed
+from agentflow.rewards.contract import RewardConfig
+from agentflow.stages.grpo import GrpoConfig
 from agentflow.training.checkpoints import newest_verified, seal
-from agentflow.training.guard import Alarm, CollapseGuard, GuardConfig, step_stats
+from agentflow.training.guard import Alarm, CollapseGuard, step_stats
 
 _log = logging.getLogger(__name__)
 WEIGHTS = "adapter_model.safetensors"
@@ -30,10 +32,19 @@ class GuardCallback(TrainerCallback):
     """Judges every step in all workers alike, since all rows are gathered; keeps adapters to roll back to."""
 
     def __init__(
-        self, config: GuardConfig, rows: Callable[[], list[dict[str, Any]]], max_calls: int, out: Path, workers: int
+        self,
+        config: GrpoConfig,
+        rows: Callable[[], list[dict[str, Any]]],
+        out: Path,
+        workers: int,
     ) -> None:
-        self._config, self._rows, self._max_calls, self._workers = config, rows, max_calls, workers
-        self._guard = CollapseGuard(config)
+        """The reward of `config` says which of its parts stand for accuracy and format."""
+        self._config, self._rows, self._workers = config.guard, rows, workers
+        # Where calls are not run there is no cap to reach.
+        self._max_calls = 0 if config.generation.single_turn else config.generation.max_calls
+        self._reward: RewardConfig = config.reward
+        accuracy = next(part for part in self._reward.parts() if part.name == self._reward.accuracy_part)
+        self._guard = CollapseGuard(self._config, accuracy.high - accuracy.low)
         self._good = out / "trainer" / "good"
 
     @property
@@ -60,7 +71,8 @@ class GuardCallback(TrainerCallback):
 
     def _observe(self, step: int, entropy: float | None) -> list[Alarm]:
         rows = gather_object([row for row in self._rows() if row["step"] == step])
-        stats = step_stats(step, rows, self._max_calls, entropy)
+        parts = self._reward.accuracy_part, self._reward.format_part
+        stats = step_stats(step, rows, self._max_calls, entropy, *parts)
         new = [] if stats is None else self._guard.observe(stats)
         for alarm in new:
             _log.warning("step %d: %s: %s", alarm.step, alarm.name, alarm.detail)
@@ -84,6 +96,8 @@ class GuardCallback(TrainerCallback):
         old there is nothing good to publish, so that is PolicyCollapsed too.
         """
         facts: dict[str, Any] = {"alarms": [asdict(alarm) for alarm in self.alarms]} if self.alarms else {}
+        if self._reward.format_part is None:
+            facts["guard_silent"] = ["reward_hacking"]
         if not self.alarms or self._config.action in ("warn", "off"):
             return facts
         first = self.alarms[0]

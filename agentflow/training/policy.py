@@ -8,14 +8,11 @@ in every part), so TRL leaves it out of its group's mean and std, and an all-zer
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, load_from_disk
@@ -27,12 +24,10 @@ from agentflow.models.loading import load_model, load_tokenizer
 from agentflow.models.turns import TurnEngine, alone
 from agentflow.progress import Progress
 from agentflow.records import Rollout
-from agentflow.rendering import parse_completion, prompt_head, prompt_turn
-from agentflow.rewards.composite import RewardConfig, composite
-from agentflow.rewards.conditional import conditional, verdict_of
-from agentflow.schemas import ROLLOUTS
+from agentflow.rendering import prompt_turn
+from agentflow.rewards.conditional import Verdict, conditional, verdict_of
+from agentflow.rewards.contract import gold_of
 from agentflow.stages.grpo import eligible
-from agentflow.syntax import Syntax
 from agentflow.toolset import syntax_for
 from agentflow.training.callbacks import (
     CheckpointCallback,
@@ -45,103 +40,23 @@ from agentflow.training.callbacks import (
 from agentflow.training.checkpoints import attempt_lock
 from agentflow.training.checks import check_policy, check_surroundings
 from agentflow.training.folding import folded_if_sound
+from agentflow.training.grading import Graded, RolloutGrader, failure_counts, failures, reward_facts, stop_if_failing
 from agentflow.training.guarding import GuardCallback
 from agentflow.training.jobs import PolicyJob, TrainingSummary
 from agentflow.training.placing import base_arguments, most_of_all, sharding_arguments, vllm_arguments
 from agentflow.training.reference import ReferenceCallback
+from agentflow.training.rollouts import RolloutRecorder, save_rollouts
 from agentflow.training.sampling import (
     Drawn,
-    Fate,
     GroupSampler,
     Scored,
     opening_of,
-    plain_fates,
     rollout_counts,
     spare_order,
 )
 from agentflow.training.supervised import common_arguments, publish
 from agentflow.training.timing import TimesCallback
 from agentflow.training.weighted import WEIGHT, WeightedTrainer
-
-PARTS = ("accuracy", "format", "length")
-# Names of the composite's parts, in the order of TRL's reward functions and weights.
-
-
-@dataclass
-class RolloutRecorder:
-    """Scores rollouts once for all reward functions, and keeps them for the artifact."""
-
-    config: RewardConfig
-    syntax: Syntax
-    head: str
-    # What stands before every prompt (system prompt).
-    by_prompt: dict[str, dict[str, Any]]
-    # Prompt text to the question's row.
-    group_size: int
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def parts(self, rollout: Rollout, question: dict[str, Any]) -> dict[str, float] | None:
-        """The reward's named parts; None for a rollout whose tool failed."""
-        if rollout.failure is not None:
-            return None
-        completion = parse_completion(rollout.text, self.syntax)
-        written = self.syntax.strip_calls(completion.think) if completion.think is not None else None
-        gold = (question["answer"], question["aliases"], question["answer_type"])
-        return composite(completion, *gold, self.config, written_think=written).parts
-
-    def weighted(self, parts: dict[str, float] | None) -> float | None:
-        """The parts' weighted sum, as TRL sums them."""
-        if parts is None:
-            return None
-        return sum(weight * parts[name] for name, weight in zip(PARTS, weights(self.config), strict=True))
-
-    def record(
-        self,
-        step: int,
-        rank: int,
-        prompts: Sequence[str],
-        rollouts: Sequence[Rollout],
-        parts: Sequence[dict[str, float] | None],
-        fates: Sequence[Fate] | None = None,
-    ) -> None:
-        """Append this step's rollouts of one worker in ROLLOUTS columns; without `fates` they are whole groups."""
-        rewards = [self.weighted(part) for part in parts]
-        fates = plain_fates(rewards, self.group_size, rank) if fates is None else fates
-        for i, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
-            question = self.by_prompt[prompt]
-            self.rows.append(
-                {
-                    "id": f"{step:05d}-{fates[i].group:03d}-{fates[i].sample:03d}",
-                    "step": step,
-                    "question_id": question["id"],
-                    "prompt": self.head + prompt,
-                    "completion": rollout.text,
-                    "gold": question["answer"],
-                    "answer": parse_completion(rollout.text, self.syntax).answer,
-                    "n_calls": len(rollout.results),
-                    "rewards": json.dumps(parts[i]),
-                    "reward": rewards[i],
-                    "advantage": fates[i].advantage,
-                    "left_out": fates[i].left_out,
-                    "given": fates[i].given,
-                    "status": "ok" if rollout.failure is None else "failed",
-                    "failure": rollout.failure,
-                }
-            )
-
-    def save_part(self, folder: Path, rank: int) -> None:
-        """Put this worker's rollouts so far into a checkpoint."""
-        lines = (json.dumps(row, allow_nan=False) for row in self.rows)
-        (folder / f"rollouts-{rank}.jsonl").write_text("".join(f"{line}\n" for line in lines))
-
-    def load_part(self, folder: Path, rank: int) -> None:
-        """Take up the rollouts of a checkpoint."""
-        self.rows = [json.loads(line) for line in (folder / f"rollouts-{rank}.jsonl").read_text().splitlines()]
-
-
-def weights(config: RewardConfig) -> list[float]:
-    """Weights of PARTS."""
-    return [config.accuracy_weight, config.format_weight, config.length_weight]
 
 
 def make_rollout_func(
@@ -162,10 +77,11 @@ def make_rollout_func(
         # vLLM has a copy of its own, which TRL keeps up to date.
         with folded_if_sound(engine.model) if isinstance(engine, RolloutEngine) else nullcontext():
             drawn = sampler.draw(prompts, step, rank, generate)
-        scored = [one.scored for one in drawn.all]
-        parts = [one.parts for one in scored]
         texts, fates = [one.prompt for one in drawn.all], [one.fate for one in drawn.all]
-        recorder.record(step, rank, texts, [one.rollout for one in scored], parts, fates)
+        recorder.record(step, rank, texts, [one.scored for one in drawn.all], fates)
+        counts = gather_object([failures(recorder.rows)])  # all workers stop alike
+        allowed = recorder.config.grader
+        stop_if_failing(sum(failed for failed, _ in counts), sum(asked for _, asked in counts), allowed)
         return trainer_columns(drawn.used)
 
     return rollout_func
@@ -187,22 +103,28 @@ def trainer_columns(used: Sequence[Drawn]) -> dict[str, list[Any]]:
     }
 
 
-def make_sampler(job: PolicyJob, recorder: RolloutRecorder, questions: Sequence[dict[str, Any]]) -> GroupSampler:
-    """The sampler that judges by `recorder`'s reward and draws spare questions from all that the run may train on."""
-    config, syntax = job.config, recorder.syntax
+def make_sampler(
+    job: PolicyJob, recorder: RolloutRecorder, grader: RolloutGrader, questions: Sequence[dict[str, Any]]
+) -> GroupSampler:
+    """The sampler that judges by `grader`'s reward and draws spare questions from all that the run may train on."""
+    config = job.config
     spare = {row["id"]: prompt_turn(row["question"], config.prompt) for row in eligible(questions, config)}
 
     def score(prompts: Sequence[str], rollouts: Sequence[Rollout]) -> list[Scored]:
-        return [one(recorder.by_prompt[prompt], rollout) for prompt, rollout in zip(prompts, rollouts, strict=True)]
+        asked = [recorder.by_prompt[prompt] for prompt in prompts]
+        return [one(question, graded) for question, graded in zip(asked, grader.grade(rollouts, asked), strict=True)]
 
-    def one(question: dict[str, Any], rollout: Rollout) -> Scored:
-        parts = recorder.parts(rollout, question)
-        if parts is None:
-            return Scored(rollout, None, None, None)
-        answer = parse_completion(rollout.text, syntax).answer
-        verdict = verdict_of(answer, question["answer"], question["aliases"], question["answer_type"])
-        parts = conditional(parts, verdict, config.intermediate_rewards)
-        return Scored(rollout, parts, recorder.weighted(parts), verdict)
+    def one(question: dict[str, Any], graded: Graded) -> Scored:
+        if graded.parts is None:
+            return Scored(graded.rollout, None, None, None)
+        final = config.reward.accuracy_part
+        if gold_of(question).calls:
+            best = next(part.high for part in config.reward.parts() if part.name == final)
+            verdict: Verdict = "right" if graded.parts[final] >= best else "wrong"
+        else:
+            verdict = verdict_of(graded.answer, question["answer"], question["aliases"], question["answer_type"])
+        parts = conditional(graded.parts, verdict, config.intermediate_rewards, final)
+        return Scored(graded.rollout, parts, recorder.weighted(parts), verdict, graded.answer)
 
     def spare_prompts(step: int, rank: int) -> list[str]:
         return [spare[i] for i in spare_order(list(spare), config.optimiser.seed, step, rank, job.workers)]
@@ -233,11 +155,18 @@ def train_policy(job: PolicyJob, callbacks: Sequence[TrainerCallback] = ()) -> T
     check_surroundings(job.config.optimiser)
     check_policy(job.config, job.workers)
     opened = job.access.open_toolbox(job.config.tools, job.config.search, job.config.edition)
-    with attempt_lock(job.out), event_folder(job.events), ToolRunner(opened) as tools:
-        return _train(job, tools, callbacks)
+    with (
+        attempt_lock(job.out),
+        event_folder(job.events),
+        ToolRunner(opened) as tools,
+        RolloutGrader(job.config, tools.schemas) as grader,
+    ):
+        return _train(job, tools, grader, callbacks)
 
 
-def _train(job: PolicyJob, tools: ToolRunner, callbacks: Sequence[TrainerCallback]) -> TrainingSummary:
+def _train(
+    job: PolicyJob, tools: ToolRunner, grader: RolloutGrader, callbacks: Sequence[TrainerCallback]
+) -> TrainingSummary:
     config = job.config
     torch.manual_seed(config.optimiser.seed)
     tokenizer = load_tokenizer(job.base)
@@ -246,7 +175,7 @@ def _train(job: PolicyJob, tools: ToolRunner, callbacks: Sequence[TrainerCallbac
     by_id = {row["id"]: row for row in questions}
     chosen = [by_id[row_id] for row_id in job.question_ids]
     by_prompt = {prompt_turn(row["question"], config.prompt): row for row in [*eligible(questions, config), *chosen]}
-    recorder = RolloutRecorder(config.reward, syntax, prompt_head(config.prompt), by_prompt, config.group_size)
+    recorder = RolloutRecorder(config, by_prompt)
     model = load_model(job.base, adapter=job.adapter, trainable=True, **base_arguments(config.optimiser))
 
     def engine_for(trainer: Any) -> RolloutEngine | TurnEngine:
@@ -257,14 +186,16 @@ def _train(job: PolicyJob, tools: ToolRunner, callbacks: Sequence[TrainerCallbac
         current = trainer.accelerator.unwrap_model(trainer.model)
         return RolloutEngine(current, tokenizer, syntax, tools, config.sampling)
 
-    guard = GuardCallback(config.guard, lambda: recorder.rows, config.generation.max_calls, job.out, job.workers)
+    guard = GuardCallback(config, lambda: recorder.rows, job.out, job.workers)
     trainer = (GRPOTrainer if config.prompt_weighting == "none" else WeightedTrainer)(
         model=model,
         args=policy_arguments(job),
         train_dataset=Dataset.from_list([{"prompt": prompt_turn(row["question"], config.prompt)} for row in chosen]),
         processing_class=tokenizer,
-        reward_funcs=[reward_function(name) for name in PARTS],
-        rollout_func=make_rollout_func(engine_for, make_sampler(job, recorder, questions), recorder, job.decode_batch),
+        reward_funcs=[reward_function(part.name) for part in config.reward.parts()],
+        rollout_func=make_rollout_func(
+            engine_for, make_sampler(job, recorder, grader, questions), recorder, job.decode_batch
+        ),
         callbacks=[
             ProgressCallback(Progress(job.progress, "steps")),
             TimesCallback(),
@@ -282,6 +213,7 @@ def _train(job: PolicyJob, tools: ToolRunner, callbacks: Sequence[TrainerCallbac
     trainer.train(resume_from_checkpoint=resume)
     concluded = guard.conclude(model)
     rows = gather_object(recorder.rows)
+    stop_if_failing(*failures(rows), config.grader, judged_from=0)
     summary = TrainingSummary(
         rows_in=len(set(job.question_ids)),
         rows_used=len(set(job.question_ids)),
@@ -291,7 +223,9 @@ def _train(job: PolicyJob, tools: ToolRunner, callbacks: Sequence[TrainerCallbac
         extra={
             "adapter_before": before,
             "adapter_after": adapter_digest(model),
+            "reward": reward_facts(config),
             **rollout_counts(rows),
+            **failure_counts(rows),
             **concluded,
         },
     )
@@ -319,7 +253,7 @@ def policy_arguments(job: PolicyJob) -> GRPOConfig:
         entropy_coef=config.entropy_bonus,
         top_entropy_quantile=config.entropy_quantile,
         mask_truncated_completions=config.mask_truncated,
-        reward_weights=weights(config.reward),
+        reward_weights=[part.weight for part in config.reward.parts()],
         shuffle_dataset=False,
         remove_unused_columns=False,
         **sharding_arguments(config.optimiser, config.gradient_checkpointing),
@@ -327,11 +261,6 @@ def policy_arguments(job: PolicyJob) -> GRPOConfig:
         log_completions=False,
         warmup_steps=round(config.optimiser.warmup_ratio * config.steps),
     )
-
-
-def save_rollouts(rows: list[dict[str, Any]], job: PolicyJob) -> None:
-    """All rollouts as an Arrow dataset inside the checkpoint's folder."""
-    Dataset(pa.Table.from_pylist(rows, schema=ROLLOUTS)).save_to_disk(str(job.rollouts_out))
 
 
 def adapter_digest(model: Any) -> str:

@@ -39,6 +39,8 @@ class Scored:
     reward: float | None
     verdict: Verdict | None
     # Of the final answer; None where a tool failed.
+    answer: str | None = None
+    # The answer that was read; None where there is none.
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,18 @@ def teach_questions(base: Path, folder: Path, steps: int, reasoning: Sequence[Se
     return folder
 
 
-def policy_job(taught: Path, out: Path, config: GrpoConfig, access: Access | None = None) -> PolicyJob:
-    """GRPO of what `teach_questions` left in `taught`, on its questions. Without `access`, no ledger is opened."""
-    questions = load_from_disk(str(taught / "questions")).to_list()
+def policy_job(
+    taught: Path, out: Path, config: GrpoConfig, access: Access | None = None, questions: Path | None = None
+) -> PolicyJob:
+    """GRPO of what `teach_questions` left in `taught`, on its questions or those of another folder. Without `access`,
+    no ledger is opened.
+    """
+    questions = questions or taught / "questions"
+    rows = load_from_disk(str(questions)).to_list()
     return PolicyJob(
         config=config,
-        questions=taught / "questions",
-        question_ids=tuple(row["id"] for row in choose_prompts(questions, config, workers=1)),
+        questions=questions,
+        question_ids=tuple(row["id"] for row in choose_prompts(rows, config, workers=1)),
         base=taught / "base",
         adapter=taught / "adapter",
         access=access or Access(ledger_url=str(out / "never-opened.db"), run_id="run"),

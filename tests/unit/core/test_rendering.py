@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from agentflow.insertion.splice import plain_text
 from agentflow.records import Segment, Span, ToolCall, ToolResult
-from agentflow.rendering import PromptConfig, completion_spans, parse_completion, prompt_head, prompt_text, prompt_turn
+from agentflow.rendering import (
+    PromptConfig,
+    completion_spans,
+    parse_completion,
+    parse_turn,
+    prompt_head,
+    prompt_text,
+    prompt_turn,
+)
 from agentflow.syntax import Syntax
 from agentflow.tools.neutralise import neutralise
 
@@ -170,3 +178,77 @@ def test_without_a_single_think_block_calls_are_looked_for_in_the_whole_text():
 def test_calls_outside_the_think_block_do_not_count():
     completion = parse_completion("<think>a</think><answer>[Calculator(6+6) -> 12]</answer>", COMPACT)
     assert completion.calls == ()
+
+
+# ---------------------------------------------------------------- turns of paper B
+JSON = SYNTAXES["json"]
+ADD = ToolCall("Calculator", {"expression": "6+6"})
+ADDING = JSON.call_text(ADD)
+
+
+@pytest.mark.parametrize(
+    "written, calls, answer",
+    [
+        (f"<think>a</think>{ADDING}", (ADD,), None),
+        (f"<think>a</think>\n{ADDING}\n{ADDING}\n", (ADD, ADD), None),
+        ("<think>a</think><answer>12</answer>", (), "12"),
+    ],
+)
+def test_a_think_block_and_one_action_are_a_well_formed_turn(written, calls, answer):
+    turn = parse_turn(written, JSON)
+    assert (turn.well_formed, turn.unreadable, turn.think) == (True, False, "a")
+    assert (turn.calls, turn.answer) == (calls, answer)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "<think>a</think>",
+        ADDING,
+        f"{ADDING}<think>a</think>",
+        f"<think>a</think>so{ADDING}",
+        f"<think>a</think>{ADDING}so",
+        f"<think>a</think>{ADDING}<tool_response>12</tool_response>",
+        f"<think>a</think>{ADDING}<answer>12</answer>",
+        f"<think>a</think><answer>12</answer>{ADDING}",
+        f"<think>a</think><think>b</think>{ADDING}",
+        f"<think>a <answer>1</answer></think>{ADDING}",
+    ],
+)
+def test_any_other_turn_is_not_well_formed(written):
+    assert not parse_turn(written, JSON).well_formed
+
+
+def test_a_turns_calls_are_those_outside_the_think_block_or_all_where_that_is_not_closed():
+    assert parse_turn(f"<think>a{ADDING}</think><answer>1</answer>", JSON).calls == ()
+    assert parse_turn(f"<think>a{ADDING}", JSON).calls == (ADD,)
+    inline = parse_turn("<think>a</think> [Calculator(6+6) ->", COMPACT)
+    assert (inline.calls, inline.well_formed) == ((ADD,), True)
+
+
+@pytest.mark.parametrize(
+    "syntax, begun",
+    [
+        (JSON, "<tool_call>{"),
+        (JSON, '<tool_call>{"name": 3}</tool_call>'),
+        (JSON, "</tool_call>"),
+        (COMPACT, "[Calculator(6+6"),
+        (COMPACT, "[Calculator(6+6)] "),
+    ],
+)
+def test_a_call_that_was_begun_and_cannot_be_read_is_noticed(syntax, begun):
+    turn = parse_turn(f"<think>a</think>{syntax.call_text(ADD)}{begun}", syntax)
+    assert turn.unreadable and not turn.well_formed
+    assert not parse_turn(f"<think>a</think>{syntax.call_text(ADD)}", syntax).unreadable
+
+
+def test_several_answers_of_a_turn_are_no_action():
+    turn = parse_turn(f"<think>a</think>{ADDING}<answer>1</answer><answer>2</answer>", JSON)
+    assert (turn.unreadable, turn.answer, turn.well_formed) == (True, None, False)
+
+
+@given(st.sampled_from(["compact", "json"]), st.text() | st.lists(st.sampled_from([ADDING, "<think>", "</think>"])))
+def test_any_text_is_read_as_a_turn(name, written):
+    turn = parse_turn(written if isinstance(written, str) else "".join(written), SYNTAXES[name])
+    assert not turn.well_formed or turn.think is not None

@@ -218,6 +218,34 @@ def test_a_tool_box_that_does_not_open_says_so_and_leaves_no_thread():
     assert not runner._thread.is_alive()
 
 
+# ---------------------------------------------------------------- single turns, calls not run
+def test_a_turn_ends_behind_its_first_call_which_is_not_run(tiny_tokenizer):
+    scripts = {"calls": ["<think>a</think> [Broken(network) ->", "unheard"], "answers": ["<answer>42</answer>"]}
+    (calls, answers), _ = play(tiny_tokenizer, scripts, Broken(), calls="end")
+    assert calls.text == "<think>a</think> [Broken(network) ->" and calls.finished and calls.failure is None
+    assert (calls.calls, calls.results) == ((ToolCall("Broken", {"how": "network"}),), ())
+    assert calls.completion_ids[-1] == tiny_tokenizer.eos_token_id
+    assert calls.model_written == [1] * (len(calls.completion_ids) - 1) + [0], "the end token is ours: no loss on it"
+    assert answers.text == "<answer>42</answer>" and answers.calls == () and answers.model_written[-1] == 1
+    for rollout in (calls, answers):
+        check_accounts(rollout, tiny_tokenizer)
+
+
+def test_a_turn_that_ends_at_the_cap_is_not_made_longer_by_an_end_token(tiny_tokenizer):
+    text = "so [Calculator(6*7) ->"
+    cap = len(tiny_tokenizer(text, add_special_tokens=False)["input_ids"])
+    (rollout,), _ = play(tiny_tokenizer, {"q": [text, "unheard"]}, Calculator(), calls="end", max_new_tokens=cap)
+    assert len(rollout.completion_ids) == cap and rollout.text == text and rollout.finished
+
+
+def test_a_turn_may_hold_several_calls_none_of_which_is_run(tiny_tokenizer):
+    text = "<think>a</think> [Broken(network) -> [Broken(key) ->"
+    (rollout,), _ = play(tiny_tokenizer, {"q": [text]}, Broken(), calls="collect", max_calls=1)
+    assert rollout.text == text and rollout.finished and rollout.failure is None
+    assert [call.arguments["how"] for call in rollout.calls] == ["network", "key"] and rollout.results == ()
+    assert rollout.model_written == [1] * len(rollout.completion_ids)
+
+
 # ---------------------------------------------------------------- caps
 def test_a_call_beyond_max_calls_is_not_run_and_ends_the_row_unfinished(tiny_tokenizer):
     pieces = ["[Calculator(6*7) ->", " [Calculator(1+1) ->", "unheard"]

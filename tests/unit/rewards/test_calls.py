@@ -4,12 +4,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentflow.records import ToolCall
-from agentflow.rewards.calls import binary, toolrl
+from agentflow.records import Completion, ToolCall
+from agentflow.rewards import calls as rewards_of_calls
+from agentflow.rewards.calls import BinaryConfig, ToolRlConfig
+from agentflow.rewards.contract import Attempt, Gold
 
 GOLD = ToolCall("book", {"day": "Monday", "seats": 2})
 values = st.dictionaries(st.sampled_from("xyz"), st.integers(0, 2), max_size=3)
 calls = st.lists(st.builds(ToolCall, st.sampled_from(["a", "b"]), values), max_size=4)
+
+
+def attempt(predicted: list[ToolCall] | None, well_formed: bool = True, has_think: bool = True) -> Attempt:
+    """A turn with these calls; None: they cannot be read."""
+    think = "so" if has_think else None
+    return Attempt(
+        Completion(think, None, tuple(predicted or ()), well_formed, unreadable=predicted is None), turn=True
+    )
+
+
+def toolrl(predicted, gold, well_formed, **config):
+    asked = Gold("", calls=tuple(gold))
+    return rewards_of_calls.toolrl(attempt(predicted, well_formed), asked, ToolRlConfig(**config))
+
+
+def binary(predicted, gold, has_think, **config):
+    asked = Gold("", calls=tuple(gold))
+    return rewards_of_calls.binary(attempt(predicted, has_think=has_think), asked, BinaryConfig(**config))
 
 
 def test_a_perfect_call_gets_three_and_one_for_the_format():
@@ -55,3 +75,9 @@ def test_binary_wants_thought_and_exactly_the_expected_calls():
     assert binary([GOLD, GOLD], [GOLD], has_think=True).total == 0.0
     assert binary(None, [GOLD], has_think=True).total == 0.0
     assert binary([], [], has_think=True).total == 1.0
+
+
+def test_weights_scale_the_sum_and_not_the_parts():
+    weighted = toolrl([GOLD], [GOLD], True, format_weight=0.5, correct_weight=2.0)
+    assert weighted.parts == {"format": 1.0, "correct": 3.0} and weighted.total == 6.5
+    assert binary([GOLD], [GOLD], True, correct_weight=3.0).total == 3.0

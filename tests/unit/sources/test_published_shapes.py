@@ -9,8 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from agentflow.records import ToolCall
+from agentflow.rewards.contract import gold_of
 from agentflow.schemas import QUESTIONS
-from agentflow.sources import musique, open_questions, triviaqa, two_wiki
+from agentflow.sources import musique, open_questions, toolrl, triviaqa, two_wiki
 from agentflow.sources.facts import lookups
 from agentflow.sources.fields import BadRow
 from agentflow.sources.file_sources import (
@@ -18,12 +20,14 @@ from agentflow.sources.file_sources import (
     FileSource,
     MusiqueSource,
     NqOpenSource,
+    ToolRlSource,
     TriviaQaSource,
     TwoWikiSource,
 )
 from agentflow.sources.known import known_rows
 from agentflow.sources.sentences import sentences
 from agentflow.sources.source import load_questions
+from agentflow.toolset import syntax_for
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data sets are not at {DATA}")
@@ -54,6 +58,15 @@ FILMS = {
     "context": [["Get Low", ["Get Low is a song by Dillon Francis."]], ["Dillon Francis", ["Born October 5, 1987."]]],
     "evidences": [["Get Low", "performer", "Dillon Francis"], ["Dillon Francis", "date of birth", "October 5, 1987"]],
 }
+
+TOOLS = "You help.\n\n**Available Tools**\nIn your response, you can use the following tools:\n1. Name: f\n\n"
+
+
+def turn_record(truth: str, system: str = f"{TOOLS}**Steps for Each Turn**\n1. Think") -> dict[str, Any]:
+    """A row in the published shape of ToolRL."""
+    user = "**Dialogue Records History**\n<user> Do it. </user>"
+    prompt = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    return {"prompt": prompt, "reward_model": {"ground_truth": truth}, "extra_info": {"index": 4}}
 
 
 def test_musique_hops_become_a_chain_of_the_sentences_that_answer_them() -> None:
@@ -138,12 +151,41 @@ def test_triviaqa_keeps_the_aliases_as_written_and_the_evidence_pages() -> None:
         (triviaqa.question_row, {"question": "Why?", "answer": "x"}, "no_answer"),
         (triviaqa.question_row, {"question": "Why?", "answer": {"value": "x", "aliases": "y"}}, "bad_answer"),
         (triviaqa.question_row, {"question": "Why?", "answer": {"value": "x"}, "entity_pages": 3}, "bad_context"),
+        (toolrl.question_row, {"question": "Why?"}, "bad_context"),
+        (toolrl.question_row, turn_record("<think>x</think>"), "no_answer"),
+        (toolrl.question_row, turn_record("<tool_call>\n\n</tool_call>"), "no_answer"),
+        (toolrl.question_row, turn_record("<response>x</response>", system="No tools."), "no_question"),
+        (toolrl.question_row, turn_record('<tool_call>{"name": "f"}</tool_call>'), "bad_answer"),
+        (toolrl.question_row, turn_record('<tool_call>{"name": "f", "parameters": 3}</tool_call>'), "bad_answer"),
+        (toolrl.question_row, turn_record("<tool_call>f(x)</tool_call>"), "bad_answer"),
     ],
 )
 def test_a_record_of_another_shape_is_refused_by_reason(read: Any, record: dict[str, Any], reason: str) -> None:
     with pytest.raises(BadRow) as caught:
         read(record)
     assert caught.value.reason == reason and caught.value.detail
+
+
+def test_toolrl_rows_become_turns_with_gold_calls_or_an_answer() -> None:
+    both = '{"name": "f", "parameters": {"x": [1]}}\n{"name": "g", "parameters": {}}'
+    row = toolrl.question_row(turn_record(f"<think>so</think>\n<tool_call>\n{both}\n</tool_call> "))
+    assert row["question"] == "Tools:\n1. Name: f\n\nDialogue:\n<user> Do it. </user>" and row["answer"] == ""
+    assert gold_of(row).calls == (ToolCall("f", {"x": [1]}), ToolCall("g", {}))
+    assert json.loads(row["meta"])["source_id"] == 4
+    answered = toolrl.question_row(turn_record("<think>so</think>\n<response> Which day? </response>"))
+    assert answered["answer"] == "Which day?" and gold_of(answered).calls == ()
+
+
+@needs_data
+def test_real_toolrl_rows_are_all_read_for_training_and_fit_the_json_syntax() -> None:
+    outcome = load_questions(ToolRlSource(path=DATA / "toolrl" / "rlla_rl_test.jsonl"))
+    assert (outcome.keys_in, outcome.keys_out, outcome.rejects) == (39, 39, [])
+    pa.Table.from_pylist(list(outcome.rows), schema=QUESTIONS)
+    assert {row["split"] for row in outcome.rows} == {"train"}
+    gold = [gold_of(row) for row in outcome.rows]
+    assert sum(bool(one.calls) for one in gold) == 37 and all(bool(one.calls) != bool(one.answer) for one in gold)
+    syntax = syntax_for("json")
+    assert all(syntax.representable(call) for one in gold for call in one.calls)
 
 
 @needs_data

@@ -14,7 +14,7 @@ from agentflow.errors import ConfigError, InputError
 from agentflow.models.loading import convert, load_model, load_tokenizer
 from agentflow.models.sources import TinyModel
 from agentflow.rendering import PromptConfig
-from agentflow.rewards.composite import RewardConfig
+from agentflow.rewards.composite import CompositeConfig
 from agentflow.stages.grpo import GrpoConfig
 from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
 from agentflow.training.jobs import SupervisedJob
@@ -97,9 +97,34 @@ def test_a_tokenizer_needs_no_chat_template_since_the_prompt_is_the_recipes_own(
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: RewardConfig(answer_similarity="cosine"), "Input should be 'by_type', 'numeric_em', 'token_f1' or"),
-        (lambda: RewardConfig(style_weight=1.0), "style_weight\n.*Extra inputs are not permitted"),
-        (lambda: RewardConfig(accuracy_weight=float("nan")), "accuracy_weight"),
+        (
+            lambda: CompositeConfig(answer_similarity="cosine"),
+            "Input should be 'by_type', 'numeric_em', 'token_f1', 'em', 'bi_encoder' or 'cross_encoder'",
+        ),
+        (lambda: CompositeConfig(style_weight=1.0), "style_weight\n.*Extra inputs are not permitted"),
+        (lambda: CompositeConfig(accuracy_weight=float("nan")), "accuracy_weight"),
+        (
+            lambda: GrpoConfig(reward={"kind": "best"}),
+            "reward\n.*'best' found using 'kind' does not match .*: 'composite', 'toolrl', 'binary', 'mtr'",
+        ),
+        (lambda: GrpoConfig(reward={"kind": "toolrl", "accuracy_weight": 1}), "reward.toolrl.accuracy_weight\n.*Extra"),
+        (
+            lambda: GrpoConfig(reward={"kind": "mtr", "format_weight": [1, 2]}),
+            "reward.mtr.format_weight\n.*valid number",
+        ),
+        (lambda: GrpoConfig(reward={"kind": "mtr", "min_calls": 6}), "min_calls 6 is above max_calls 5"),
+        (
+            lambda: GrpoConfig(reward={"answer_similarity": "bi_encoder"}),
+            "'bi_encoder' needs a model; set similarity_m",
+        ),
+        (
+            lambda: GrpoConfig(similarity_model={"kind": "path", "path": "m"}),
+            "similarity_model is set and no reward asks",
+        ),
+        (
+            lambda: GrpoConfig(reward={"kind": "mtr"}, generation={"calls": "end"}),
+            "'mtr' judges traces with observations, and generation.calls 'end' runs no call",
+        ),
         (lambda: GrpoConfig(group_size=6), "= 16 is not a multiple of group_size = 6"),
     ],
 )

@@ -94,6 +94,22 @@ def test_every_way_to_collapse_has_its_alarm(end, name):
     assert alarms(fade(GOOD, end, 20) + [end] * 5, GuardConfig(window=13)) == [], "two windows have not passed"
 
 
+def test_the_fall_of_accuracy_is_measured_on_the_range_of_the_reward_in_use():
+    end = replace(GOOD, format=1.0, accuracy=0.8)
+    series = fade(GOOD, end, 20) + [end] * 10
+    assert alarms(series) == [], "0.2 of paper B's [-2, 2] is little"
+    narrow = CollapseGuard(GuardConfig(), accuracy_width=1.0)
+    for step, stats in enumerate(series):
+        narrow.observe(replace(stats, step=step))
+    assert [alarm.name for alarm in narrow.alarms] == ["reward_hacking"], "of [0, 1] it is much"
+
+
+def test_a_reward_without_a_format_part_raises_no_reward_hacking():
+    start, end = replace(GOOD, format=None), replace(GOOD, format=None, accuracy=-2.0)
+    assert alarms([start] * 10 + [end] * 20) == []
+    assert alarms([replace(GOOD, format=0.5)] * 10 + [replace(GOOD, accuracy=-2.0)] * 20) == ["reward_hacking"]
+
+
 def test_one_bad_step_raises_nothing():
     bad = StepStats(0, think=0.0, calling=0.0, at_cap=1.0, accuracy=-2.0, format=0.0, words=1.0, entropy=0.0)
     assert alarms([GOOD] * 12 + [bad] + [GOOD] * 12) == []
@@ -117,5 +133,8 @@ def test_the_statistics_of_a_step_leave_failed_rollouts_out():
     ]
     stats = step_stats(7, rows, max_calls=3, entropy=0.5)
     assert stats == StepStats(7, think=0.5, calling=0.5, at_cap=0.5, accuracy=-0.5, format=0.5, words=2.5, entropy=0.5)
+    named = [{**row("a"), "rewards": json.dumps({"correct": 0.25})}]
+    of_binary = step_stats(7, named, 3, None, accuracy_part="correct", format_part=None)
+    assert (of_binary.accuracy, of_binary.format) == (0.25, None)
     assert step_stats(7, rows[2:], max_calls=3, entropy=None) is None
     assert step_stats(7, rows[1:2], max_calls=0, entropy=None).at_cap == 0.0, "no calls allowed is no cap reached"

@@ -10,27 +10,32 @@ from typing import Any
 
 import pytest
 from datasets import load_from_disk
-from pipeline_rows import question_rows
+from pipeline_rows import question_rows, save
 from safetensors.torch import load_file
 from taught_model import PROMPT, policy_job
 
 from agentflow.access import Access
-from agentflow.errors import ToolFailure
+from agentflow.errors import GraderFailed, InputError, ToolFailure
 from agentflow.models.settings import GenerationConfig
 from agentflow.records import Rollout, ToolCall, ToolResult
-from agentflow.rendering import prompt_head, prompt_turn
-from agentflow.rewards.composite import RewardConfig
+from agentflow.rendering import PromptConfig, prompt_head, prompt_turn
+from agentflow.rewards.contract import GOLD_CALLS
+from agentflow.rewards.grading import out_of_range
 from agentflow.rewards.groups import group_advantages
-from agentflow.schemas import ROLLOUTS
-from agentflow.stages.grpo import GrpoConfig
+from agentflow.schemas import QUESTIONS, ROLLOUTS
+from agentflow.stages.grpo import GraderConfig, GrpoConfig, choose_prompts
 from agentflow.tools.calculator import Calculator
 from agentflow.tools.contract import ToolBox
-from agentflow.toolset import ToolsConfig, syntax_for
+from agentflow.toolset import ToolsConfig
 from agentflow.training.config import OptimiserSettings
+from agentflow.training.grading import Graded, RolloutGrader
 from agentflow.training.jobs import SUMMARY, PolicyJob, TrainingSummary
-from agentflow.training.policy import RolloutRecorder, policy_arguments, reward_function, train_policy
+from agentflow.training.policy import policy_arguments, reward_function, train_policy
+from agentflow.training.rollouts import RolloutRecorder
 
 GROUP = 4
+ADDING = {"name": "Calculator", "arguments": {"expression": "1+1"}}
+# What the taught model usually calls.
 
 
 class BrokenCalculator(Calculator):
@@ -48,17 +53,35 @@ class BrokenAccess(Access):
         yield ToolBox([BrokenCalculator()])
 
 
-def job_for(taught: Path, out: Path, access: Access, *, max_new_tokens: int = 40, **changes: Any) -> PolicyJob:
+@pytest.fixture(scope="module")
+def calling(taught, tmp_path_factory) -> Path:
+    """The taught model's questions, which ask for its usual call instead of an answer."""
+    rows = load_from_disk(str(taught / "questions")).to_list()
+    asking = [{**row, "answer": "", "meta": json.dumps({GOLD_CALLS: [ADDING]})} for row in rows]
+    return save(asking, tmp_path_factory.mktemp("calling"), QUESTIONS)
+
+
+def job_for(
+    taught: Path,
+    out: Path,
+    access: Access,
+    *,
+    max_new_tokens: int = 40,
+    questions: Path | None = None,
+    generation: dict[str, Any] | None = None,
+    steps: int = 2,
+    **changes: Any,
+) -> PolicyJob:
     config = GrpoConfig(
         prompt=PROMPT,
         tools=ToolsConfig(names=("Calculator",)),
-        generation=GenerationConfig(temperature=1.3, max_new_tokens=max_new_tokens),
-        steps=2,
+        generation=GenerationConfig(temperature=1.3, max_new_tokens=max_new_tokens, **(generation or {})),
+        steps=steps,
         group_size=GROUP,
         optimiser=OptimiserSettings(learning_rate=1e-3, batch_size=4, accumulation=2, warmup_ratio=0.0),
         **changes,
     )
-    return policy_job(taught, out, config, access)
+    return policy_job(taught, out, config, access, questions)
 
 
 def access_of(folder: Path, kind: type[Access] = Access) -> Access:
@@ -158,6 +181,82 @@ def test_every_option_reaches_the_trainer(taught, tmp_path):
     assert (changed.loss_type, changed.beta) == ("dapo", 0.04)
 
 
+# ---------------------------------------------------------------- rewards by name
+@pytest.mark.parametrize(
+    "reward, generation, asks_for_calls",
+    [
+        ({"kind": "toolrl", "correct_weight": 0.5}, {"calls": "end"}, True),
+        ({"kind": "binary"}, {"calls": "execute"}, True),
+        ({"kind": "composite", "accuracy_form": "3s", "length_weight": 0.0}, {"calls": "collect"}, True),
+        ({"kind": "mtr"}, {"calls": "execute"}, False),
+    ],
+)
+def test_the_chosen_reward_is_logged_by_part_and_its_weighted_sum_is_optimised(
+    taught, calling, tmp_path, reward, generation, asks_for_calls
+):
+    changes = {"reward": reward, "generation": generation, "questions": calling if asks_for_calls else None}
+    job = job_for(taught, tmp_path, access_of(tmp_path), steps=1, **changes)
+    summary = train_policy(job)
+    rows = load_from_disk(str(job.rollouts_out)).to_list()
+    config = job.config.reward
+    for row in rows:
+        parts = json.loads(row["rewards"])
+        assert row["status"] == "ok" and out_of_range(config, parts) is None
+        assert row["reward"] == pytest.approx(sum(part.weight * parts[part.name] for part in config.parts()))
+    (log,) = [entry for entry in summary.log if "reward" in entry]
+    for part in config.parts():
+        mean = sum(json.loads(row["rewards"])[part.name] for row in rows) / len(rows)
+        assert log[f"rewards/{part.name}/mean"] == pytest.approx(mean, abs=1e-4)
+    assert log["reward"] == pytest.approx(sum(row["reward"] for row in rows) / len(rows), abs=1e-4)
+    assert summary.extra["reward"]["kind"] == reward["kind"]
+    assert set(summary.extra["reward"]["parts"]) == {part.name for part in config.parts()}
+    assert (summary.extra["grader_failures"], summary.extra["grader_failure_rate"]) == (0, 0.0)
+    assert summary.extra.get("guard_silent") == (["reward_hacking"] if reward["kind"] == "binary" else None)
+
+
+def test_a_single_turn_policy_learns_from_calls_that_were_never_run(taught, calling, tmp_path):
+    access = access_of(tmp_path, BrokenAccess)
+    job = job_for(taught, tmp_path, access, reward={"kind": "toolrl"}, generation={"calls": "end"}, questions=calling)
+    summary = train_policy(job)
+    rows = load_from_disk(str(job.rollouts_out)).to_list()
+    assert {row["status"] for row in rows} == {"ok"}, "a tool that is down does not matter: none is called"
+    calling = [row for row in rows if row["completion"].endswith("[Calculator(1+1) ->")]
+    assert calling and all(json.loads(row["rewards"])["correct"] == 3.0 for row in calling)
+    assert all(row["n_calls"] == 1 for row in calling) and {row["gold"] for row in rows} == {json.dumps([ADDING])}
+    assert summary.extra["adapter_before"] != summary.extra["adapter_after"]
+
+
+@pytest.mark.parametrize(
+    "reward, asks_for_calls, message",
+    [
+        ({"kind": "toolrl"}, False, "none of the 4 questions carries any"),
+        ({"kind": "mtr"}, True, "asks for calls, and reward 'mtr' judges answers"),
+        ({"kind": "composite"}, True, "asks for calls as the whole turn, and generation.calls is 'execute'"),
+    ],
+)
+def test_questions_that_do_not_fit_the_reward_are_refused_before_training(
+    taught, calling, tmp_path, reward, asks_for_calls, message
+):
+    with pytest.raises(InputError, match=message):
+        job_for(taught, tmp_path, access_of(tmp_path), reward=reward, questions=calling if asks_for_calls else None)
+
+
+def test_a_gold_call_that_the_syntax_cannot_hold_is_refused_with_the_one_that_can(calling):
+    row = load_from_disk(str(calling)).to_list()[0]
+    foreign = {**row, "meta": json.dumps({GOLD_CALLS: [{"name": "book", "arguments": {"day": "Monday", "seats": 2}}]})}
+    config = GrpoConfig(generation={"calls": "end"}, steps=1)
+    with pytest.raises(InputError, match="gold call 'book' .* cannot be written in syntax 'compact'; set prompt"):
+        choose_prompts([foreign], config, workers=1)
+    assert choose_prompts([foreign], config.model_copy(update={"prompt": PromptConfig(syntax="json")}), workers=1)
+
+
+def test_a_grader_that_fails_too_often_stops_the_stage_and_nothing_is_published(taught, tmp_path):
+    job = job_for(taught, tmp_path, access_of(tmp_path), grader=GraderConfig(timeout_s=1e-6))
+    with pytest.raises(GraderFailed, match=r"8 of 8 rollouts could not be graded, allowed are 1.0%.*timeout_s"):
+        train_policy(job)
+    assert not job.adapter_out.exists()
+
+
 # ---------------------------------------------------------------- the recorder alone
 def rollout(text: str, failure: str | None = None) -> Rollout:
     return Rollout([1], [2], [1], [0.0], text, (ToolCall("Calculator", {}),), failure=failure)
@@ -167,28 +266,36 @@ def rollout(text: str, failure: str | None = None) -> Rollout:
 def recorder():
     question = next(row for row in question_rows(1) if row["split"] == "train")
     prompt = prompt_turn(question["question"], PROMPT)
-    kept = RolloutRecorder(RewardConfig(), syntax_for("compact"), prompt_head(PROMPT), {prompt: question}, group_size=2)
+    kept = RolloutRecorder(GrpoConfig(prompt=PROMPT, group_size=2), {prompt: question})
     return kept, prompt, question
 
 
-def test_the_length_part_counts_the_models_own_words(recorder):
-    kept, _, question = recorder
+@pytest.fixture(scope="module")
+def grader():
+    with RolloutGrader(GrpoConfig(prompt=PROMPT, grader=GraderConfig(timeout_s=20)), []) as one:
+        yield one
+
+
+def test_the_length_part_counts_the_models_own_words(recorder, grader):
+    _, _, question = recorder
     own = " ".join(["word"] * 20)
     tools = " [Search(a) -> " + " ".join(["said"] * 200) + "]"
     answer = f"<answer>{question['answer']}</answer>"
-    with_tools = kept.parts(rollout(f"<think>{own}{tools}</think>{answer}"), question)
-    assert with_tools == kept.parts(rollout(f"<think>{own}</think>{answer}"), question)
+    thoughts = [f"{own}{tools}", own, tools]
+    graded = grader.grade([rollout(f"<think>{think}</think>{answer}") for think in thoughts], [question] * 3)
+    with_tools, without, padded = (one.parts for one in graded)
+    assert with_tools == without
     assert with_tools["length"] == 1.0 and with_tools["accuracy"] == 2.0
-    padded = kept.parts(rollout(f"<think>{tools}</think>{answer}"), question)
     assert padded["length"] == 0.0, "a tool's words do not fill the model's length"
 
 
-def test_a_failed_rollout_has_no_parts_whatever_it_wrote(recorder):
+def test_a_failed_rollout_has_no_parts_whatever_it_wrote(recorder, grader):
     kept, prompt, question = recorder
     failed = rollout(f"<think>so</think><answer>{question['answer']}</answer>", failure="timeout")
-    assert kept.parts(failed, question) is None and kept.weighted(None) is None
+    graded = grader.grade([failed, rollout("a")], [question, question])
+    assert graded[0] == Graded(failed, None, None) and kept.weighted(None) is None
     for rank in (0, 1):
-        kept.record(3, rank, [prompt, prompt], [failed, rollout("a")], [None, kept.parts(rollout("a"), question)])
+        kept.record(3, rank, [prompt, prompt], graded)
     first, second, *others = kept.rows
     assert first["prompt"] == prompt_head(PROMPT) + prompt
     assert [row["id"] for row in others] == ["00003-001-000", "00003-001-001"], "workers' groups stand apart"
