@@ -19,10 +19,12 @@ from transformers import TrainerCallback
 
 from agentflow.toolset import syntax_for
 from agentflow.training.checkpoints import attempt_lock
+from agentflow.training.grading import failure_counts
 from agentflow.training.jobs import SUMMARY, PolicyJob, SupervisedJob, TrainingSummary
-from agentflow.training.policy import save_rollouts, train_policy
+from agentflow.training.policy import train_policy
 from agentflow.training.policy_options import CycleSettings
 from agentflow.training.review import save_rows
+from agentflow.training.rollouts import save_rollouts
 from agentflow.training.sampling import rollout_counts
 from agentflow.training.solved import unsolved_rows, verified_rows
 from agentflow.training.supervised import train_supervised
@@ -78,6 +80,7 @@ def _train(job: PolicyJob, callbacks: Sequence[TrainerCallback]) -> TrainingSumm
                 **last.extra,
                 "adapter_before": first.extra["adapter_before"],
                 **rollout_counts(whole.rollouts),
+                **failure_counts(whole.rollouts),
                 **({"alarms": whole.alarms} if whole.alarms else {}),
                 "fine_tunings": whole.fine_tunings,
             },
