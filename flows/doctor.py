@@ -186,10 +186,10 @@ def keys(recipe: Recipe, call: bool) -> Iterator[Finding]:
         except CutAnswer:
             yield Finding(name, "ok", f"{config.base_url} answers")  # cut after a few tokens, as asked
         except AgentflowError as error:
-            mend = f"put the key into {config.api_key_env}" if isinstance(error, UserError) else "check key and address"
+            mend = f"put the key into {config.key_env}" if isinstance(error, UserError) else "check key and address"
             yield Finding(name, "missing", str(error), mend)
         else:
-            yield Finding(name, "ok", f"{config.base_url} answers" if call else f"{config.api_key_env or 'no key'} set")
+            yield Finding(name, "ok", f"{config.base_url} answers" if call else f"{config.key_env or 'no key'} set")
 
 
 async def _ask(config: TeacherConfig | SearchConfig, call: bool) -> None:

@@ -305,7 +305,7 @@ def _about(recipe: Recipe, command: str | None) -> About:
         command=command or " ".join(["agentflow run", recipe.name, *editions]),
         usd_per_million_in=recipe.teacher.usd_per_million_in,
         usd_per_million_out=recipe.teacher.usd_per_million_out,
-        usd_per_credit=recipe.search.usd_per_credit,
+        usd_per_credit=recipe.search.price,
         notes=recipe.notes,
     )
 

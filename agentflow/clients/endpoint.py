@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import ConfigDict, Field
@@ -41,6 +41,10 @@ class ServiceConfig(Frozen):
     # E.g. https://api.deepseek.com/v1 or https://api.tavily.com. Empty: the local stand-in.
     local: Annotated[Frozen, Where()] = Frozen()
     # Settings of the stand-in.
+    default_key_env: ClassVar[str]
+    api_key_env: Annotated[str | None, Where()] = None
+    # Name of the variable with the key of `base_url`'s host; "" if it needs none (a search always needs one). None:
+    # `default_key_env`, which is sent to its owner alone. The stand-in never gets a key.
     max_attempts: Annotated[int, Where()] = Field(default=5, ge=1)
     concurrency: Annotated[int, Where()] = Field(default=16, ge=1)
     # Requests in flight in one process at most; fewer while the service answers 429.
@@ -50,6 +54,11 @@ class ServiceConfig(Frozen):
     def provider(self) -> str:
         """`local/<8 hex>` or scheme and host; raises ConfigError for a base URL that is none."""
         return provider_name(self.base_url, self.local)
+
+    @property
+    def key_env(self) -> str:
+        """Name of the variable with the key; "" for none."""
+        return self.default_key_env if self.api_key_env is None else self.api_key_env
 
     def extra_identity(self) -> dict[str, Any]:
         place: dict[str, Any] = {"provider": self.provider}

@@ -13,7 +13,7 @@ import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
 import httpx
 from pydantic import Field
@@ -30,6 +30,8 @@ from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
 
 _CREDITS = {"basic": 1.0, "advanced": 2.0}
 # Tavily's list: credits of one search by depth.
+USD_PER_CREDIT = 0.008
+# Tavily's pay-as-you-go price.
 
 
 class SearchResult(TypedDict):
@@ -68,14 +70,21 @@ class SearchConfig(ServiceConfig):
     ttl_days: Annotated[float | None, Where()] = Field(default=None, gt=0)
     # A stored answer older than that is asked for again (mode `record`) and replaced; None: never. It changes no
     # identity: what is made already stays as it was, with the dates of its answers.
-    api_key_env: Annotated[str, Where()] = "TAVILY_API_KEY"
-    usd_per_credit: Annotated[float, Where()] = Field(default=0.008, ge=0)
-    # Tavily's pay-as-you-go price. The stand-in costs nothing unless a price is set on purpose.
+    default_key_env: ClassVar[str] = "TAVILY_API_KEY"
+    usd_per_credit: Annotated[float | None, Where()] = Field(default=None, ge=0)
+    # None: Tavily's pay-as-you-go price (USD_PER_CREDIT), and nothing for the stand-in.
     timeout_s: Annotated[float, Where()] = Field(default=60, gt=0, le=120)
     # tavily-python allows no more than 120.
     requests_per_minute: Annotated[int | None, Where()] = Field(default=None, ge=1)
     # What the key allows (Tavily: 100 with a development key, 1,000 in production), over all processes that share a
     # ledger; None: no limit of ours.
+
+    @property
+    def price(self) -> float:
+        """USD a credit."""
+        if self.usd_per_credit is None:
+            return 0.0 if self.base_url is None else USD_PER_CREDIT
+        return self.usd_per_credit
 
 
 @dataclass(frozen=True)
@@ -191,8 +200,7 @@ class SearchClient:
 def search_cost(config: SearchConfig) -> Cost:
     """What one search costs: credits by depth, at the configured price."""
     credits = _CREDITS[config.depth]
-    stand_in = config.base_url is None and "usd_per_credit" not in config.model_fields_set
-    return Cost(credits=credits, usd=0.0 if stand_in else credits * config.usd_per_credit)
+    return Cost(credits=credits, usd=credits * config.price)
 
 
 def read_results(body: Any) -> list[SearchResult]:
@@ -239,7 +247,7 @@ def _place(config: SearchConfig, ledger: Ledger, local_address: str | None) -> t
     split_url(config.base_url)
     if ledger.mode != "record":
         return config.base_url, LOCAL_KEY
-    if config.api_key_env == "":
+    if config.key_env == "":
         raise MissingKeyError("search.api_key_env is empty; name the variable with the key, searching is never keyless")
-    chosen = "api_key_env" in config.model_fields_set
-    return config.base_url, key_for(config.base_url, config.api_key_env, chosen=chosen, service="search")
+    chosen = config.api_key_env is not None
+    return config.base_url, key_for(config.base_url, config.key_env, chosen=chosen, service="search")

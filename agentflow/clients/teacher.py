@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import aiohttp
 import httpx2
@@ -77,8 +77,7 @@ class TeacherConfig(ServiceConfig):
     structured: Literal["json_schema", "json_object", "none"] | None = None
     # How structured answers are asked for: by schema, as any JSON object, or in words only. None: json_object from
     # hosts known to refuse schemas (DeepSeek), json_schema from all others. What comes back is checked in any case.
-    api_key_env: Annotated[str, Where()] = "OPENAI_API_KEY"
-    # Name of the variable with the key of `base_url`'s host; "" if it needs none. The stand-in never gets a key.
+    default_key_env: ClassVar[str] = "OPENAI_API_KEY"
     usd_per_million_in: Annotated[float | None, Where()] = Field(default=None, ge=0)
     usd_per_million_out: Annotated[float | None, Where()] = Field(default=None, ge=0)
     # List price. None: unknown, counted as 0, and refused together with a budget on a real host.
@@ -264,8 +263,8 @@ def _place(config: TeacherConfig, ledger: Ledger, local_address: str | None) -> 
             f"a budget is set but teacher.usd_per_million_in/out are {prices} for {config.provider}; "
             "a budget cannot hold without prices: give both (0 if calls are free)"
         )
-    chosen = "api_key_env" in config.model_fields_set
-    return config.base_url, key_for(config.base_url, config.api_key_env, chosen=chosen, service="teacher")
+    chosen = config.api_key_env is not None
+    return config.base_url, key_for(config.base_url, config.key_env, chosen=chosen, service="teacher")
 
 
 def _http_client(config: TeacherConfig) -> httpx2.AsyncClient:

@@ -27,7 +27,7 @@ from agentflow.records import Rollout
 from agentflow.rendering import prompt_turn
 from agentflow.rewards.conditional import Verdict, conditional, verdict_of
 from agentflow.rewards.contract import gold_of
-from agentflow.stages.grpo import eligible
+from agentflow.stages.grpo import GrpoConfig, eligible
 from agentflow.toolset import syntax_for
 from agentflow.training.callbacks import (
     CheckpointCallback,
@@ -57,6 +57,21 @@ from agentflow.training.sampling import (
 from agentflow.training.supervised import common_arguments, publish
 from agentflow.training.timing import TimesCallback
 from agentflow.training.weighted import WEIGHT, WeightedTrainer
+
+
+def engines(config: GrpoConfig, tokenizer: Any, tools: ToolRunner) -> Callable[[Any], RolloutEngine | TurnEngine]:
+    """What makes the engine that samples from a trainer's policy as it is at the moment."""
+    syntax = syntax_for(config.prompt.syntax)
+
+    def engine_for(trainer: Any) -> RolloutEngine | TurnEngine:
+        if config.engine == "vllm":
+            together = config.vllm.mode == "server" or config.vllm.tensor_parallel > 1
+            most = most_of_all if together else alone
+            return TurnEngine(trainer.vllm_generation, tokenizer, syntax, tools, config.sampling, most)
+        current = trainer.accelerator.unwrap_model(trainer.model)
+        return RolloutEngine(current, tokenizer, syntax, tools, config.sampling)
+
+    return engine_for
 
 
 def make_rollout_func(
@@ -170,21 +185,12 @@ def _train(
     config = job.config
     torch.manual_seed(config.optimiser.seed)
     tokenizer = load_tokenizer(job.base)
-    syntax = syntax_for(config.prompt.syntax)
     questions = load_from_disk(str(job.questions)).to_list()
     by_id = {row["id"]: row for row in questions}
     chosen = [by_id[row_id] for row_id in job.question_ids]
     by_prompt = {prompt_turn(row["question"], config.prompt): row for row in [*eligible(questions, config), *chosen]}
     recorder = RolloutRecorder(config, by_prompt)
     model = load_model(job.base, adapter=job.adapter, trainable=True, **base_arguments(config.optimiser))
-
-    def engine_for(trainer: Any) -> RolloutEngine | TurnEngine:
-        if config.engine == "vllm":
-            together = config.vllm.mode == "server" or config.vllm.tensor_parallel > 1
-            most = most_of_all if together else alone
-            return TurnEngine(trainer.vllm_generation, tokenizer, syntax, tools, config.sampling, most)
-        current = trainer.accelerator.unwrap_model(trainer.model)
-        return RolloutEngine(current, tokenizer, syntax, tools, config.sampling)
 
     guard = GuardCallback(config, lambda: recorder.rows, job.out, job.workers)
     trainer = (GRPOTrainer if config.prompt_weighting == "none" else WeightedTrainer)(
@@ -194,7 +200,10 @@ def _train(
         processing_class=tokenizer,
         reward_funcs=[reward_function(part.name) for part in config.reward.parts()],
         rollout_func=make_rollout_func(
-            engine_for, make_sampler(job, recorder, grader, questions), recorder, job.decode_batch
+            engines(config, tokenizer, tools),
+            make_sampler(job, recorder, grader, questions),
+            recorder,
+            job.decode_batch,
         ),
         callbacks=[
             ProgressCallback(Progress(job.progress, "steps")),

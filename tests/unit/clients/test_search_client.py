@@ -287,3 +287,16 @@ def test_a_search_that_waits_for_its_turn_does_not_time_out(
 
     found = asyncio.run(run())
     assert [result for result in found if isinstance(result, Exception)] == [] and len(server.requests) == 6
+
+
+def test_a_configuration_that_crossed_a_process_border_keeps_its_prices_and_owns_no_key_it_did_not_name(
+    server: Any, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crossed = SearchConfig.model_validate_json(SearchConfig().model_dump_json())
+    assert crossed.price == 0.0, "the stand-in costs nothing"
+    assert SearchConfig(base_url="https://api.tavily.com").price == 0.008
+    monkeypatch.setenv("TAVILY_API_KEY", CANARY)
+    elsewhere = SearchConfig.model_validate_json(SearchConfig(base_url=server.url).model_dump_json())
+    with pytest.raises(MissingKeyError, match="is not sent to"):
+        search(server, ledger, elsewhere)
+    assert server.requests == []
