@@ -30,7 +30,7 @@ from agentflow.stages.loss_filter import LossFilterConfig, RowScore, Score, deci
 from agentflow.stages.tool_insertion import ToolInsertionConfig, insert_batch
 from agentflow.stages.traces import recorded_traces
 from agentflow.toolset import ToolsConfig, make_toolbox
-from benchmarks.main_job import bench_root
+from benchmarks.commands import bench_root
 from benchmarks.row import Row
 from benchmarks.sizes import sized
 

@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from agentflow.services.server import LocalService
-from benchmarks.main_job import NOT_COLD, tail
+from benchmarks.commands import NOT_COLD, tail
 from flows.local import free_port
 
 DEPLOYMENT = "nightly-data/nightly-data"

@@ -21,8 +21,8 @@ from typing import Any
 from agentflow.models.loading import load_model, load_tokenizer
 from agentflow.rendering import PromptConfig
 from agentflow.stages.loss_filter import LossFilterConfig, decide
+from benchmarks.commands import bench_root
 from benchmarks.data_filter import filtered, smollm2, tool_traces
-from benchmarks.main_job import bench_root
 
 RESULTS = Path(__file__).resolve().with_name("filter_table.json")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "loss_filter.md"

@@ -12,34 +12,26 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from agentflow.artifacts.store import Store
 from agentflow.records import canonical_json, sha256_text
+from benchmarks.commands import LONGEST_S, REPO, Ran, bench_root, execute, failure, pytest_row, tail
 from benchmarks.machine import describe_commit
 from benchmarks.row import Row
 from flows.plan import decide, plan
 from flows.recipes import Recipe, load_recipe
 
-REPO = Path(__file__).resolve().parents[1]
 COMMAND = str(Path(sys.executable).with_name("agentflow"))
 GSM8K = REPO.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 GSM8K_ROWS = 300
 KILLS = "tests/faults/test_kills.py"
-NOT_COLD = ("AGENTFLOW_ROOT", "AGENTFLOW_LEDGER", "AGENTFLOW_TEACHER_URL", "AGENTFLOW_SEARCH_URL",
-            "PREFECT_API_URL", "RAY_ADDRESS")  # fmt: skip
-# Variables that point at a ledger, a server or a cluster that somebody else filled.
-LONGEST_S = 3600
-# Of one command; then it is interrupted and counts as failed.
 
 SFT_CHANGED = "sft.settings.optimiser.weight_decay=0.01"
 AFTER_SFT = {"sft", "cold_start", "grpo", "evaluate-sft", "evaluate-cold_start", "evaluate-grpo"}
@@ -73,60 +65,8 @@ def rows() -> Iterator[Row]:
         yield from smoke_rows(bench)
         yield from real_questions_rows(cold)
         yield kill_row(bench)
-        yield pytest_row("make test, in all", "≤ 600 s", ["-m", "not faults"], bench / "tests.log", 600)
+        yield pytest_row("make test, in all", "≤ 600 s", ["-m", "not faults and not ui"], bench / "tests.log", 600)
         yield ci_row(bench)
-
-
-@contextmanager
-def bench_root() -> Iterator[Path]:
-    """The folder everything is made in."""
-    given = os.environ.get("AGENTFLOW_BENCH_ROOT")
-    if given:
-        Path(given).mkdir(parents=True, exist_ok=True)
-        yield Path(given).absolute()
-        return
-    with tempfile.TemporaryDirectory(prefix="agentflow-bench-") as folder:
-        yield Path(folder)
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A command that ended."""
-
-    code: int  # 124 if it ran into LONGEST_S
-    wall_s: float
-    output: str  # standard output and error, as they came
-
-
-def execute(command: Sequence[str], log: Path, cwd: Path = REPO, longest_s: float = LONGEST_S) -> Ran:
-    """Run `command`, its output into `log`. Nothing of the caller's own set-up is used: it would not be cold."""
-    environment = {name: value for name, value in os.environ.items() if name not in NOT_COLD}
-    started = time.monotonic()
-    with open(log, "wb") as out:
-        process = subprocess.Popen(
-            command, cwd=cwd, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-        )
-        try:
-            code = process.wait(longest_s)
-        except subprocess.TimeoutExpired:
-            code = 124
-            process.send_signal(signal.SIGINT)  # it stops its own servers and workers
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-    return Ran(code, time.monotonic() - started, log.read_text(errors="replace"))
-
-
-def tail(text: str, lines: int = 3) -> str:
-    """The last lines that say something."""
-    return " | ".join([line for line in text.splitlines() if line.strip()][-lines:])[-400:]
-
-
-def failure(ran: Ran) -> str:
-    """Why `ran` failed, for a row's reason; "" if it did not."""
-    return "" if ran.code == 0 else f"exit code {ran.code}: {tail(ran.output)}"
 
 
 @dataclass(frozen=True)
@@ -371,17 +311,6 @@ def real_report_rows(what: str, report: dict[str, Any]) -> Iterator[Row]:
 
 
 # ---------------------------------------------------------------- rows made by other commands
-def pytest_row(what: str, target: str, arguments: Sequence[str], log: Path, longest_s: float) -> Row:
-    """Seconds of a test run; not ok if a test failed or it took longer, not run if all were skipped."""
-    if os.environ.get("AGENTFLOW_BENCH_TESTS") == "0":
-        return Row.not_run(what, target, "s", "left out by AGENTFLOW_BENCH_TESTS=0; .ci/run runs these tests")
-    ran = execute([sys.executable, "-m", "pytest", "-q", "-rs", *arguments], log)
-    if ran.code == 0 and not re.search(r"\b\d+ passed", ran.output):
-        return Row.not_run(what, target, "s", tail(ran.output))
-    ok = ran.code == 0 and ran.wall_s <= longest_s
-    return Row.done(what, target, round(ran.wall_s, 1), "s", ok, tail(ran.output, 1))
-
-
 def kill_row(bench: Path) -> Row:
     """The test that kills the data stages at random times and compares digests and paid calls."""
     what = "kill -9 at 5 random times in the data stages, then run again"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.main_job import bench_root
+from benchmarks.commands import bench_root
 from benchmarks.mapped_batches import lock_errors
 from benchmarks.parts import measured
 from benchmarks.postgresql import PostgresMissing, postgresql

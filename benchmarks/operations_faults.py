@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.main_job import LONGEST_S, bench_root, pytest_row
+from benchmarks.commands import LONGEST_S, bench_root, pytest_row
 from benchmarks.row import Row
 from benchmarks.sizes import sized
 

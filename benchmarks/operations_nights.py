@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from agentflow.services.server import LocalService
+from benchmarks.commands import bench_root
 from benchmarks.deployed_nights import Machine, Night
-from benchmarks.main_job import bench_root
 from benchmarks.operations_overhead import settings
 from benchmarks.row import Row
 from benchmarks.sizes import sized

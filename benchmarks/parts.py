@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.main_job import LONGEST_S, execute, tail
+from benchmarks.commands import LONGEST_S, execute, tail
 from benchmarks.row import Row
 from benchmarks.sizes import marked
 
