@@ -34,7 +34,7 @@ from flows.recipes import Recipe, load_recipe
 from flows.reporting import open_run_ledger
 from flows.run import RunOptions, context_of, cpus_of
 from tasks.batches import batch_key, merge, split
-from tasks.context import RunContext
+from tasks.context import RunContext, placed_in
 from tasks.making import Made, collected
 
 TABLES = ("questions", "traces", "tool_insertion", "loss_filter")
@@ -147,22 +147,22 @@ def run_flow(recipe: Recipe, where: RunContext) -> dict[str, Any]:
 
     for name, value in {**QUIET, "PREFECT_LOGGING_LEVEL": "CRITICAL"}.items():
         os.environ.setdefault(name, value)
-    from flows.pipeline import pipeline, surroundings
+    from flows.pipeline import pipeline
 
     logging.getLogger("prefect").setLevel(logging.CRITICAL)
     made: dict[str, Made] = {}
-    token, placed = collected.set(made), surroundings.set(where)
+    token = collected.set(made)
     started = time.monotonic()
     try:
         with ExitStack() as stack:
             stack.enter_context(prefect_server(where.root, None))
             stack.enter_context(ray_cluster(cpus_of(RunOptions(root=where.root))))
             up = time.monotonic()
+            stack.enter_context(placed_in(where))
             pipeline(recipe)
             ended = time.monotonic()
     finally:
         collected.reset(token)
-        surroundings.reset(placed)
     seconds = {name: round(one.wall_s, 3) for name, one in made.items()}
     return _result(ended - up, up - started, seconds, {name: made[name].artifact for name in TABLES})
 

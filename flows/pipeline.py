@@ -4,7 +4,6 @@ evaluation.
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import Any, Literal
 
 from prefect import flow
@@ -16,7 +15,7 @@ from flows.plan import evaluation_name, plan
 from flows.promoting import gate_run
 from flows.recipes import Recipe
 from flows.signals import terminable
-from tasks.context import RunContext
+from tasks.context import RunContext, placed
 from tasks.evaluate import make_evaluation, open_answerer
 from tasks.loss_filter import make_loss_filter
 from tasks.making import Made
@@ -26,16 +25,14 @@ from tasks.traces import make_traces
 from tasks.training import make_cold_start, make_grpo, make_sft
 
 Part = Literal["data", "training", "evaluation"]
-surroundings: ContextVar[RunContext] = ContextVar("surroundings")
-# Where a `pipeline` runs. No parameter of it: Prefect stores those, and the ledger's address may hold a password.
 
 
 # retries=0: a retry is asked for in the UI or by running again, and does only what is missing.
 @flow(name="pipeline", retries=0, task_runner=RayTaskRunner(), persist_result=False)
 def pipeline(recipe: Recipe) -> None:
-    """Make every artifact of `recipe` that is not there yet, in the `surroundings`."""
+    """Make every artifact of `recipe` that is not there yet, in the place it is `placed_in`."""
     with terminable():
-        make_all(recipe, surroundings.get())
+        make_all(recipe, placed())
 
 
 def make_all(recipe: Recipe, where: RunContext, upto: Part = "evaluation") -> None:

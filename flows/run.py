@@ -26,7 +26,7 @@ from flows.estimating import estimates, lines
 from flows.plan import decide, plan
 from flows.recipes import Recipe
 from flows.signals import terminable
-from tasks.context import Resources, RunContext
+from tasks.context import Resources, RunContext, placed_in
 from tasks.making import Made
 from tasks.resources import ResourcePlan
 
@@ -142,17 +142,16 @@ def _flow(recipe: Recipe, where: RunContext, made: dict[str, Made]) -> None:
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from flows.local import HEARTBEAT_S
-    from flows.pipeline import pipeline, surroundings
+    from flows.pipeline import pipeline
     from tasks.making import collected
 
-    token, place = collected.set(made), surroundings.set(where)
+    token = collected.set(made)
     try:
         # The tag is what the automations of `agentflow up` look for, the heartbeat what "zombie runs" counts on.
         alive = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S})
-        with _logs_in_the_ui_only(), alive, tags("agentflow"):
+        with _logs_in_the_ui_only(), alive, tags("agentflow"), placed_in(where):
             pipeline.with_options(flow_run_name=f"{recipe.name} {where.access.run_id}")(recipe)
     finally:
-        surroundings.reset(place)
         collected.reset(token)
 
 

@@ -5,6 +5,9 @@ Never part of a fingerprint; plain data, so it travels to Ray workers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
@@ -88,3 +91,23 @@ class RunContext(Frozen):
     def progress(self, stage: str) -> Path:
         """File in which `stage` says how far it is."""
         return self.folder / "progress" / f"{stage}.json"
+
+
+_placed: ContextVar[RunContext] = ContextVar("placed")
+
+
+@contextmanager
+def placed_in(where: RunContext) -> Iterator[None]:
+    """Flows that begin inside run in `where`. It is no parameter of theirs: Prefect stores those, and the ledger's
+    address may hold a password.
+    """
+    token = _placed.set(where)
+    try:
+        yield
+    finally:
+        _placed.reset(token)
+
+
+def placed() -> RunContext:
+    """Where this flow runs. A function, since Ray pickles a flow with the globals it names, and no ContextVar can be."""
+    return _placed.get()
