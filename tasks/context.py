@@ -109,5 +109,5 @@ def placed_in(where: RunContext) -> Iterator[None]:
 
 
 def placed() -> RunContext:
-    """Where this flow runs. A function, since Ray pickles a flow with the globals it names, and no ContextVar can be."""
+    """Where this flow runs. A function: Ray pickles a flow with the globals it names, which no ContextVar survives."""
     return _placed.get()
