@@ -113,7 +113,7 @@ def test_cycles_that_cannot_be_are_refused(right, tmp_path):
 
 def cycles_job(taught: Path, out: Path, **cycles: Any) -> PolicyJob:
     settings = CycleSettings(n=1, settings=SFT, **cycles)
-    return policy_job(taught, out, steps=4, generation={"max_new_tokens": 24}, checkpoint_steps=1, cycles=settings)
+    return policy_job(taught, out, steps=4, checkpoint_steps=1, cycles=settings)
 
 
 def losses(summary: TrainingSummary) -> list[float]:

@@ -251,7 +251,6 @@ def test_a_stopped_training_with_every_option_goes_on_as_if_it_had_not_been(righ
         "steps": 5,
         "checkpoint_steps": 1,
         "optimiser": {"schedule": "cosine", "warmup_ratio": 0.2, "weight_decay": 0.1},
-        "generation": {"max_new_tokens": 24},
         "beta": 0.1,
         "reference": ReferenceSettings(sync_steps=2, mix=0.5, reset_steps=3),
         "dynamic_sampling": 1,
