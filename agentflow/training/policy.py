@@ -223,25 +223,31 @@ def _train(
     concluded = guard.conclude(model)
     rows = gather_object(recorder.rows)
     stop_if_failing(*failures(rows), config.grader, judged_from=0)
-    summary = TrainingSummary(
+    summary = summary_of(job, trainer, model, rows, {"adapter_before": before, **concluded})
+    if trainer.is_world_process_zero():
+        publish(model, job.adapter_out, job.out, summary)
+        save_rollouts(rows, job)
+    return summary
+
+
+def summary_of(
+    job: PolicyJob, trainer: Any, model: Any, rows: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> TrainingSummary:
+    """What a finished training leaves for the manifest, from all workers' rollouts and `facts`."""
+    return TrainingSummary(
         rows_in=len(set(job.question_ids)),
         rows_used=len(set(job.question_ids)),
         steps=trainer.state.global_step,
         log=tuple(trainer.state.log_history),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         extra={
-            "adapter_before": before,
             "adapter_after": adapter_digest(model),
-            "reward": reward_facts(config),
+            "reward": reward_facts(job.config),
             **rollout_counts(rows),
             **failure_counts(rows),
-            **concluded,
+            **facts,
         },
     )
-    if trainer.is_world_process_zero():
-        publish(model, job.adapter_out, job.out, summary)
-        save_rollouts(rows, job)
-    return summary
 
 
 def policy_arguments(job: PolicyJob) -> GRPOConfig:

@@ -254,7 +254,7 @@ def test_a_gold_call_that_the_syntax_cannot_hold_is_refused_with_the_one_that_ca
 
 def test_a_grader_that_fails_too_often_stops_the_stage_and_nothing_is_published(taught, tmp_path):
     job = job_for(taught, tmp_path, access_of(tmp_path), grader=GraderConfig(timeout_s=1e-6))
-    with pytest.raises(GraderFailed, match=r"8 of 8 rollouts could not be graded, allowed are 1.0%.*timeout_s"):
+    with pytest.raises(GraderFailed, match=r"[1-8] of 8 rollouts could not be graded, allowed are 1.0%.*timeout_s"):
         train_policy(job)
     assert not job.adapter_out.exists()
 
