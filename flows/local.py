@@ -276,7 +276,9 @@ def ray_cluster(cpus: int, address: str | None = None) -> Iterator[None]:
                 "process the one its nodes have: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
             ) from error
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(_no_ray(address, error)) from error
+            # Ray names no cause, also where it refused a wrong token; that something listens was seen above.
+            hint = "; if it runs, this process may lack its token (RAY_AUTH_TOKEN_PATH, docs/cluster.md)"
+            raise UserError(_no_ray(address, error) + hint) from error
     else:
         _start_ray(
             num_cpus=cpus,
