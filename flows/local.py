@@ -264,6 +264,8 @@ def ray_cluster(cpus: int, address: str | None = None) -> Iterator[None]:
         return
     previous = signal.getsignal(signal.SIGTERM)
     address = configured_address(address)
+    # Inside a Ray Job the job names the same variables; without this Ray refuses the second naming, equal or not.
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     # Workers must find our packages also when the command runs outside the checkout.
     runtime_env = {"env_vars": {name: os.environ[name] for name in ("PREFECT_API_URL",) if name in os.environ}}
     if address:

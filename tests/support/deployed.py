@@ -98,7 +98,7 @@ class Up:
         with httpx.Client(base_url=self.api, timeout=60, trust_env=False, headers=self._credentials()) as client:
             if body is not None and "PREFECT_SERVER_CSRF_PROTECTION_ENABLED" in self.environment:
                 token = client.get("/csrf-token", params={"client": "test"}).json()["token"]
-                client.headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"}
+                client.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"})
             answer = client.request(method, f"/{path}", json=body)
         assert answer.status_code < 300, answer.text
         return answer.json()
