@@ -58,7 +58,7 @@ def test_stages_called_directly_make_what_the_pipeline_makes_of_its_rows(tmp_pat
     assert set(result["digests"]) == set(data_stages.TABLES)
     assert set(result["stages"]) == {"base_model", *data_stages.TABLES}
     kept = where.store().latest("loss_filter")
-    assert kept is not None and kept.manifest.counts is not None and kept.manifest.counts.keys_in == 8
+    assert kept is not None and kept.manifest.keys_in == 8
 
 
 # ---------------------------------------------------------------- nights
