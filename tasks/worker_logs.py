@@ -13,11 +13,20 @@ import time
 from collections import OrderedDict, deque
 from typing import Any
 
-LINES = 8
+LINES = 100
+# A crash prints its signal first and then a stack of dozens of lines.
+TEXT = 1500
+# Characters of a message.
 WORKERS = 256
 # How many workers are remembered; the one that was silent longest goes first.
 PATIENCE_S = 5.0
 # A worker's death is known before its last lines are: Ray reads its log files in turns.
+QUIET_S = 1.0
+# They come in several messages: all are there when none came for so long.
+DEATH = re.compile(r"\*\*\* SIG|^Fatal Python error")
+# The first line of a crash's account: of that, the beginning says more than the end.
+NOISE = "Extension modules: "
+# Python's fault handler ends with a hundred modules by name.
 
 
 class WorkerLines:
@@ -35,7 +44,7 @@ class WorkerLines:
             return  # lines of a raylet or the autoscaler
         name = str(data.get("actor_name") or data.get("task_name") or "")
         with self._changed:
-            known, lines = self._by_worker.pop(worker, ("", deque(maxlen=LINES)))
+            known, lines = self._by_worker.pop(worker, ("", deque[str](maxlen=LINES)))
             lines.extend(str(line) for line in data.get("lines", ()))
             self._by_worker[worker] = (name or known, lines)
             if len(self._by_worker) > WORKERS:
@@ -43,21 +52,33 @@ class WorkerLines:
             self._changed.notify_all()
 
     def of(self, text: str, wait_s: float = 0.0) -> str:
-        """What the worker named in `text` printed last (` | ` between lines), "" if nothing came within `wait_s`.
+        """What the worker named in `text` printed last (` | ` between lines, at most `TEXT` characters): from where its
+        death begins if it says so, else the end. "" if nothing came within `wait_s`.
 
         `text` is Ray's account of a death, which names the process (`pid: 4711`, `PID=4711`), or a task's name.
         """
         deadline = time.monotonic() + wait_s
         with self._changed:
-            while not (found := self._find(text)) and (left := deadline - time.monotonic()) > 0:
+            while not self._find(text) and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
-        return found
+            lines: list[str] = []
+            while (now := self._find(text)) != lines and (left := deadline - time.monotonic()) > 0:
+                lines = now
+                self._changed.wait_for(lambda: self._find(text) != now, min(QUIET_S, left))
+        return _shortened([line.strip() for line in now if line.strip() and not line.startswith(NOISE)])
 
-    def _find(self, text: str) -> str:
+    def _find(self, text: str) -> list[str]:
         for (_, pid), (name, lines) in reversed(self._by_worker.items()):
             if lines and (_names(text, pid) or (name and name == text)):
-                return " | ".join(line.strip() for line in lines if line.strip())
-        return ""
+                return list(lines)
+        return []
+
+
+def _shortened(lines: list[str]) -> str:
+    death = next((at for at, line in enumerate(lines) if DEATH.search(line)), None)
+    if death is None:
+        return " | ".join(lines[-8:])[-TEXT:]
+    return " | ".join(lines[death:])[:TEXT]
 
 
 def _names(text: str, pid: int) -> bool:
@@ -82,4 +103,4 @@ def with_last_lines(message: str, account: str | None = None, wait_s: float = PA
     account of the death or, where that names no process, the task the worker was at.
     """
     lines = kept.of(account or message, wait_s)
-    return f"{message}; its last lines: {lines[-1500:]}" if lines else message
+    return f"{message}; its last lines: {lines}" if lines else message

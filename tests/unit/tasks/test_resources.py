@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,24 @@ def test_the_last_lines_of_the_worker_that_a_death_names() -> None:
     assert kept.of("worker PID=47 exited") == " | ".join(f"line {i}" for i in range(12, 20))
     assert kept.of("traces-batch") == "paid"
     assert kept.of("nobody we know, pid: 4") == ""
+
+
+def test_a_crash_is_told_from_its_signal_on_however_long_its_account_is() -> None:
+    kept = WorkerLines()
+    account = [
+        "a warning",
+        "*** SIGSEGV received at time=1 on cpu 0 ***",
+        *(f"@ frame {i} {'x' * 60}" for i in range(60)),
+    ]
+    account += ["Extension modules: " + ", ".join(f"module{i}" for i in range(300))]
+    kept.take({"ip": "10.0.0.1", "pid": 5, "lines": account})
+    said = kept.of("pid: 5")
+    assert said.startswith("*** SIGSEGV") and len(said) <= 1500 and "module7" not in said
+
+
+def test_lines_that_come_while_a_death_is_told_are_waited_for() -> None:
+    kept = WorkerLines()
+    kept.take({"ip": "10.0.0.1", "pid": 5, "lines": ["a warning"]})
+    late = threading.Timer(0.2, kept.take, [{"ip": "10.0.0.1", "pid": 5, "lines": ["Fatal Python error: Aborted"]}])
+    late.start()
+    assert kept.of("pid: 5", wait_s=30) == "Fatal Python error: Aborted"
