@@ -42,8 +42,9 @@ class OptimiserSettings(Frozen):
     device: Annotated[Literal["auto", "cpu", "cuda"], Where()] = "auto"
     # "auto" takes a GPU if there is one; "cuda" refuses to train without.
     attention: Annotated[Literal["auto", "sdpa", "flash_attention_2", "eager"], Where()] = "auto"
-    # Which kernel computes attention; "auto" is transformers' choice (sdpa). flash_attention_2 needs a GPU and the
-    # package flash-attn.
+    # Which kernel computes attention. "auto": over packed rows flash_attention_2 where it is installed, else torch's
+    # own variable-length kernel; otherwise transformers' choice (sdpa). flash_attention_2 needs a GPU and the package
+    # flash-attn.
     sharding: Annotated[Literal["none", "fsdp2", "zero2", "zero3"], Where()] = "none"
     # How a model is split over the workers of a training: not at all (each holds all of it), FSDP2, or DeepSpeed's
     # ZeRO stage 2 (gradients, optimiser) or 3 (weights too).
@@ -84,7 +85,7 @@ class SupervisedSettings(Frozen):
     # Trades about 20 % of speed for memory; switch it on for models that do not fit otherwise.
     packing: bool = False
     # Join whole rows into sequences of up to max_length tokens; attention and positions never cross a row's border.
-    # batch_size then counts sequences. Pays off with flash attention on a GPU.
+    # batch_size then counts sequences.
     evaluation: EvaluationSettings = EvaluationSettings()
     merged_export: bool = False
     # Also publish base and adapter as one model (`merged/`, safetensors); needs memory for a second copy of the base.

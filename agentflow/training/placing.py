@@ -6,13 +6,17 @@ are split over workers (FSDP2, DeepSpeed).
 
 from __future__ import annotations
 
+import importlib.util
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from peft import LoraConfig
+from peft.helpers import disable_input_dtype_casting
 from torch.distributed.tensor import DTensor
 
+from agentflow.models import borders
 from agentflow.models.loading import nf4
 from agentflow.models.settings import VllmSettings
 from agentflow.training.checks import uses_gpu
@@ -24,13 +28,34 @@ def base_dtype(optimiser: OptimiserSettings) -> torch.dtype:
     return torch.bfloat16 if uses_gpu(optimiser) else torch.float32
 
 
-def base_arguments(optimiser: OptimiserSettings) -> dict[str, Any]:
+def base_arguments(optimiser: OptimiserSettings, packed: bool = False) -> dict[str, Any]:
     """Of `load_model`: precision and attention kernel."""
-    attention = None if optimiser.attention == "auto" else optimiser.attention
-    return {"dtype": base_dtype(optimiser), "attention": attention}
+    return {"dtype": base_dtype(optimiser), "attention": attention_kernel(optimiser, packed)}
 
 
-def quantised_arguments(optimiser: OptimiserSettings) -> dict[str, Any]:
+def attention_kernel(optimiser: OptimiserSettings, packed: bool) -> str | None:
+    """transformers' name of the kernel that computes attention, None for its own choice.
+
+    packed: the rows of a batch come as one sequence, in which attention must not cross their borders.
+    """
+    if optimiser.attention != "auto":
+        return optimiser.attention
+    if not packed:
+        return None
+    if uses_gpu(optimiser) and importlib.util.find_spec("flash_attn") is not None:
+        return "flash_attention_2"
+    borders.register()
+    return borders.NAME
+
+
+def without_casts(model: Any, optimiser: OptimiserSettings) -> AbstractContextManager[None]:
+    """On a GPU, adapters take their input in 16 bits, as it comes, instead of through a copy in the 32 bits of their
+    weights: autocast multiplies in 16 bits either way, and the copies are a third of a layer's memory.
+    """
+    return disable_input_dtype_casting(model, active=uses_gpu(optimiser) and optimiser.sharding == "none")
+
+
+def quantised_arguments(optimiser: OptimiserSettings, packed: bool = False) -> dict[str, Any]:
     """Of `from_pretrained` for a base in NF4 with double quantisation (QLoRA; paper A [P]).
 
     A sharded base stores its 4-bit weights inside tensors of the dtype it computes in, since FSDP2 and ZeRO-3 can split
@@ -38,10 +63,9 @@ def quantised_arguments(optimiser: OptimiserSettings) -> dict[str, Any]:
     """
     dtype = base_dtype(optimiser)
     storage = dtype if optimiser.sharding in ("fsdp2", "zero3") else None
-    attention = base_arguments(optimiser)["attention"]
     return {
         "dtype": dtype,
-        "attn_implementation": attention,
+        "attn_implementation": attention_kernel(optimiser, packed),
         **nf4(dtype, on_gpu=uses_gpu(optimiser), storage=storage),
     }
 

@@ -57,6 +57,7 @@ from agentflow.training.placing import (
     quantised_arguments,
     sharding_arguments,
     whole_adapter,
+    without_casts,
 )
 from agentflow.training.timing import TimesCallback
 
@@ -75,16 +76,19 @@ def trainable_model(base: Path, adapter: Path | None, settings: SupervisedSettin
         name, revision = resolve(base)
         with no_foreign_code(name):
             model = AutoModelForCausalLM.from_pretrained(
-                name, revision=revision, trust_remote_code=False, **quantised_arguments(settings.optimiser)
+                name,
+                revision=revision,
+                trust_remote_code=False,
+                **quantised_arguments(settings.optimiser, settings.packing),
             )
         never_repacked(model)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=settings.gradient_checkpointing)
         if adapter is not None:
             return put_adapter(model, adapter, name, trainable=True)
     elif adapter is not None:
-        return load_model(base, adapter=adapter, trainable=True, **base_arguments(settings.optimiser))
+        return load_model(base, adapter=adapter, trainable=True, **base_arguments(settings.optimiser, settings.packing))
     else:
-        model = load_model(base, **base_arguments(settings.optimiser))
+        model = load_model(base, **base_arguments(settings.optimiser, settings.packing))
     return get_peft_model(model, lora_config(settings.lora))
 
 
@@ -157,7 +161,8 @@ def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> Training
     )
     assert_world_size(trainer, job.workers)
     check_sharded(trainer, settings.optimiser)
-    trainer.train(resume_from_checkpoint=resume_point(trainer, job.workers))
+    with without_casts(model, settings.optimiser):
+        trainer.train(resume_from_checkpoint=resume_point(trainer, job.workers))
     summary = TrainingSummary(
         rows_in=len(rows),
         rows_used=len(encoded),

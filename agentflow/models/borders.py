@@ -1,0 +1,83 @@
+"""Attention within the rows of a packed sequence, by torch's own kernels: on a GPU its variable-length flash attention
+(no package to build), on a CPU one causal product per row.
+
+In: query, key and value of one sequence into which rows were joined, and where each row begins (`cu_seq_lens_q`, which
+TRL's padding-free collator computes). Out: what the rows would give apart, at the cost of the rows apart: a mask over
+the whole sequence, which is what `sdpa` gets, costs the square of its length. Ours, on `torch.nn.attention.varlen`.
+"""
+
+from __future__ import annotations
+
+from inspect import signature
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+NAME = "within_borders"
+# By which transformers knows it. It has no mask function there, so none is made.
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each row.
+
+    query [1, heads, tokens, size], key and value [1, key heads, tokens, size]; cu_seq_lens_q [rows + 1] the first token
+    of each row and the end. Returns [1, tokens, heads, size] and no weights. Raises ValueError for a sequence without
+    borders, with a mask, or with dropout on the weights.
+    """
+    if cu_seq_lens_q is None or max_length_q is None or attention_mask is not None or query.shape[0] != 1:
+        raise ValueError(f"{NAME} attends within rows joined into one sequence with their borders, and got another")
+    if dropout:
+        raise ValueError(f"{NAME} has no dropout on attention weights, and {dropout} was asked for")
+    joined = [part[0].transpose(0, 1) for part in (query, key, value)]
+    if query.is_cuda:
+        return _on_gpu(joined, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
+    if sliding_window is not None and max_length_q > sliding_window:
+        raise ValueError(f"{NAME} knows no sliding window on a CPU, and rows are longer than {sliding_window}")
+    rows = [_causal(*(part[start:end] for part in joined), scaling) for start, end in pairwise(cu_seq_lens_q.tolist())]
+    return torch.cat(rows)[None], None
+
+
+def _on_gpu(
+    joined: list[torch.Tensor], borders: torch.Tensor, longest: int, scaling: float | None, window: int | None
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, key, value = joined
+    if query.dtype == torch.float32:
+        # The kernel computes in 16 bits, and autocast does not know it.
+        half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.bfloat16
+        query, key, value = (part.to(half) for part in joined)
+    # Before torch 2.12 it shares key heads without being asked.
+    shared = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+    left = -1 if window is None else window - 1
+    return varlen_attn(
+        query, key, value, borders, borders, longest, longest, scale=scaling, window_size=(left, 0), **shared
+    )
+
+
+def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    """One row: [tokens, heads, size] of each in, and out."""
+    heads = [part.transpose(0, 1)[None] for part in (query, key, value)]
+    shared = heads[0].shape[1] != heads[1].shape[1]
+    found = scaled_dot_product_attention(*heads, is_causal=True, scale=scaling, enable_gqa=shared)
+    return found[0].transpose(0, 1)
+
+
+def register() -> None:
+    """Make the name known to transformers; calling it again changes nothing."""
+    AttentionInterface.register(NAME, attend)
