@@ -13,11 +13,14 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch.nn.attention import varlen
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "within_borders"
 # By which transformers knows it. It has no mask function there, so none is made.
+SHARED_HEADS: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen.varlen_attn).parameters else {}
+# Several heads share a key head. Before torch 2.12 the kernel did so without being asked.
 
 
 def attend(
@@ -43,39 +46,42 @@ def attend(
         raise ValueError(f"{NAME} attends within rows joined into one sequence with their borders, and got another")
     if dropout:
         raise ValueError(f"{NAME} has no dropout on attention weights, and {dropout} was asked for")
-    joined = [part[0].transpose(0, 1) for part in (query, key, value)]
-    if query.is_cuda:
-        return _on_gpu(joined, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    if q.is_cuda:
+        return _on_gpu(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
     if sliding_window is not None and max_length_q > sliding_window:
         raise ValueError(f"{NAME} knows no sliding window on a CPU, and rows are longer than {sliding_window}")
-    rows = [_causal(*(part[start:end] for part in joined), scaling) for start, end in pairwise(cu_seq_lens_q.tolist())]
+    borders = pairwise(cu_seq_lens_q.tolist())
+    rows = [_causal(q[start:end], k[start:end], v[start:end], scaling) for start, end in borders]
     return torch.cat(rows)[None], None
 
 
 def _on_gpu(
-    joined: list[torch.Tensor], borders: torch.Tensor, longest: int, scaling: float | None, window: int | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    borders: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int | None,
 ) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    query, key, value = joined
     if query.dtype == torch.float32:
         # The kernel computes in 16 bits, and autocast does not know it.
         half = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.bfloat16
-        query, key, value = (part.to(half) for part in joined)
-    # Before torch 2.12 it shares key heads without being asked.
-    shared = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
-    left = -1 if window is None else window - 1
-    return varlen_attn(
-        query, key, value, borders, borders, longest, longest, scale=scaling, window_size=(left, 0), **shared
+        query, key, value = query.to(half), key.to(half), value.to(half)
+    causal = (-1 if window is None else window - 1, 0)
+    found = varlen.varlen_attn(
+        query, key, value, borders, borders, longest, longest, scale=scaling, window_size=causal, **SHARED_HEADS
     )
+    assert isinstance(found, torch.Tensor)
+    return found
 
 
 def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None) -> torch.Tensor:
     """One row: [tokens, heads, size] of each in, and out."""
-    heads = [part.transpose(0, 1)[None] for part in (query, key, value)]
-    shared = heads[0].shape[1] != heads[1].shape[1]
-    found = scaled_dot_product_attention(*heads, is_causal=True, scale=scaling, enable_gqa=shared)
-    return found[0].transpose(0, 1)
+    q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
+    shared = q.shape[1] != k.shape[1]
+    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=shared)[0].transpose(0, 1)
 
 
 def register() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from agentflow.errors import ConfigError
 from agentflow.stages.grpo import GrpoConfig
-from agentflow.training.config import OptimiserSettings
+from agentflow.training.config import OptimiserSettings, SupervisedSettings
 
 
 def uses_gpu(optimiser: OptimiserSettings) -> bool:
@@ -60,6 +60,19 @@ def check_sharding(optimiser: OptimiserSettings, workers: int) -> None:
         raise ConfigError(
             f"optimiser.sharding {optimiser.sharding!r} splits a model over the workers of a training, and this one "
             "has 1; give the stage more (resources: workers), or set sharding to 'none'"
+        )
+
+
+def check_compiling(settings: SupervisedSettings) -> None:
+    """Raise ConfigError for layers that are to be compiled on a CPU, or where they are also split over workers."""
+    if settings.compile_layers and not uses_gpu(settings.optimiser):
+        raise ConfigError(
+            "compile_layers is on, compiles for a GPU, and this training runs on the CPU; set it to false"
+        )
+    if settings.compile_layers and settings.optimiser.sharding != "none":
+        raise ConfigError(
+            f"compile_layers is on and optimiser.sharding is {settings.optimiser.sharding!r}, which were never tried "
+            "together; leave one of them at its default"
         )
 
 

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
 from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from agentflow.models import borders
 from agentflow.models.loading import nf4
@@ -46,6 +47,18 @@ def attention_kernel(optimiser: OptimiserSettings, packed: bool) -> str | None:
         return "flash_attention_2"
     borders.register()
     return borders.NAME
+
+
+def compile_layers(model: Any) -> None:
+    """torch.compile on every layer, in place: names of weights stay, and equal layers share one compilation."""
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.compile()
+
+
+def optimiser_name(optimiser: OptimiserSettings) -> str:
+    """transformers' name of the optimiser: on a GPU, plain AdamW does its whole step in a few kernels."""
+    return "adamw_torch_fused" if optimiser.name == "adamw_torch" and uses_gpu(optimiser) else optimiser.name
 
 
 def without_casts(model: Any, optimiser: OptimiserSettings) -> AbstractContextManager[None]:

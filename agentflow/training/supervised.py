@@ -39,7 +39,7 @@ from agentflow.training.callbacks import (
     resume_point,
 )
 from agentflow.training.checkpoints import attempt_lock
-from agentflow.training.checks import check_sharded, check_sharding, check_surroundings, uses_gpu
+from agentflow.training.checks import check_compiling, check_sharded, check_sharding, check_surroundings, uses_gpu
 from agentflow.training.config import EvaluationSettings, OptimiserSettings, SupervisedSettings
 from agentflow.training.encoding import (
     encode_rows,
@@ -52,8 +52,10 @@ from agentflow.training.encoding import (
 from agentflow.training.jobs import MERGED, SUMMARY, SupervisedJob, TrainingSummary
 from agentflow.training.placing import (
     base_arguments,
+    compile_layers,
     lora_config,
     one_dtype,
+    optimiser_name,
     quantised_arguments,
     sharding_arguments,
     whole_adapter,
@@ -102,7 +104,7 @@ def common_arguments(optimiser: OptimiserSettings, out: Path) -> dict[str, Any]:
         "output_dir": str(out / "trainer"),
         "learning_rate": optimiser.learning_rate,
         "lr_scheduler_type": optimiser.schedule,
-        "optim": optimiser.name,
+        "optim": optimiser_name(optimiser),
         "adam_beta1": optimiser.beta1,
         "adam_beta2": optimiser.beta2,
         "weight_decay": optimiser.weight_decay,
@@ -126,6 +128,7 @@ def train_supervised(job: SupervisedJob, callbacks: Sequence[TrainerCallback] = 
     """
     check_surroundings(job.settings.optimiser)
     check_sharding(job.settings.optimiser, job.workers)
+    check_compiling(job.settings)
     with attempt_lock(job.out), event_folder(job.events):
         return _train(job, callbacks)
 
@@ -145,6 +148,8 @@ def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> Training
     data = prepare(encoded, settings, job.workers)
     model = trainable_model(job.base, job.adapter, settings)
     one_dtype(model, settings.optimiser)
+    if settings.compile_layers:
+        compile_layers(model)
     trainer = SFTTrainer(
         model=model,
         args=supervised_arguments(job, data),
