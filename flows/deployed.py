@@ -46,7 +46,7 @@ from flows.plan import decide
 from flows.recipes import Recipe
 from flows.reporting import RunWatch, open_run_ledger, work_and_report
 from flows.run import RunOptions, check_keys, context_of, cpus_of
-from flows.signals import terminable
+from flows.signals import cancellable
 from tasks.context import Resources, RunContext
 from tasks.making import Made, collected
 from tasks.paid import load_secrets
@@ -142,7 +142,7 @@ def make_deployed(recipe: Recipe, run: RunParameters, upto: Part, needs: tuple[s
         _require(recipe, Store.open(options.root / "artifacts"), needs, upto)
     made: dict[str, Made] = {}
     with ExitStack() as stack:
-        stack.enter_context(terminable())
+        stack.enter_context(cancellable())
         watch = stack.enter_context(RunWatch())
         urls = stack.enter_context(local_services(recipe))
         where = context_here(recipe, run, options, urls)

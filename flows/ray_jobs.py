@@ -24,7 +24,7 @@ from agentflow.records import sha256_text
 from flows.parameters import RunParameters
 from flows.plan import decide, plan
 from flows.recipes import Recipe
-from flows.signals import terminable
+from flows.signals import cancellable
 from tasks.ray_jobs import Job, make_by_job, open_jobs
 
 PASSED_ON = ("PREFECT_API_URL", "AGENTFLOW_TEACHER_URL", "AGENTFLOW_SEARCH_URL")
@@ -66,7 +66,7 @@ def make_on_cluster(recipe: Recipe, command: Sequence[str], address: str, root: 
     def made() -> bool:
         return all(decision.reuse for decision in decide(recipe, Store.open(root / "artifacts")))
 
-    with terminable():
+    with cancellable():
         return make_by_job(open_jobs(address), job_of(recipe, command), log, made)
 
 

@@ -37,7 +37,8 @@ class RunWatch:
     """
 
     def __init__(self) -> None:
-        self.peak_mb = 0.0
+        self._samples: list[tuple[float, float]] = []
+        # time.monotonic() and MiB.
         self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._started = time.monotonic()
         self._stop = threading.Event()
@@ -47,6 +48,15 @@ class RunWatch:
     def wall_s(self) -> float:
         """Seconds since the watch was made."""
         return time.monotonic() - self._started
+
+    @property
+    def peak_mb(self) -> float:
+        """The largest so far."""
+        return max((mb for _, mb in self._samples), default=0.0)
+
+    def peak_between(self, start: float, end: float) -> float:
+        """The largest of the samples taken from `start` to `end` (time.monotonic()); 0 where none was."""
+        return max((mb for at, mb in self._samples if start <= at <= end), default=0.0)
 
     def __enter__(self) -> RunWatch:
         self._thread.start()
@@ -58,7 +68,7 @@ class RunWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_S):
-            self.peak_mb = max(self.peak_mb, tree_memory_mb())
+            self._samples.append((time.monotonic(), tree_memory_mb()))
 
 
 def tree_memory_mb() -> float:
@@ -97,9 +107,7 @@ def work_and_report(
             recipe,
             where,
             made,
-            started_at=watch.started_at,
-            wall_s=watch.wall_s,
-            peak_mb=watch.peak_mb,
+            watch,
             error="" if error is None else str(error) or type(error).__name__,
         )
     except Exception as unwritten:
@@ -118,10 +126,8 @@ def write_report(
     recipe: Recipe,
     where: RunContext,
     made: dict[str, Made],
+    watch: RunWatch,
     *,
-    started_at: str,
-    wall_s: float,
-    peak_mb: float,
     error: str,
 ) -> Path:
     """Write report.html and report.json of a finished or failed run; returns the page's path."""
@@ -131,27 +137,28 @@ def write_report(
             out_dir=where.folder,
             status="failed" if error else "completed",
             error=error,
-            started_at=started_at,
-            wall_s=round(wall_s, 1),
-            peak_rss_mb=round(peak_mb),
-            stages=[_stage(one) for one in made.values()],
+            started_at=watch.started_at,
+            wall_s=round(watch.wall_s, 1),
+            peak_rss_mb=round(watch.peak_mb),
+            stages=[_stage(one, watch) for one in made.values()],
             ledger=ledger_use(where),
             tables=_tables(made),
             rejects={name: one.artifact.rejects() for name, one in made.items() if one.artifact.is_table},
             logs={name: _summary(made[name]).log for name in ("sft", "cold_start", "grpo") if name in made},
             machine=machine(),
-            times=read_times(where.folder, datetime.fromisoformat(started_at).timestamp()),
+            times=read_times(where.folder, datetime.fromisoformat(watch.started_at).timestamp()),
             notes=list(recipe.notes),
         )
     )
     return where.folder / "report.html"
 
 
-def _stage(made: Made) -> StageRun:
+def _stage(made: Made, watch: RunWatch) -> StageRun:
     return StageRun(
         name=made.name,
         status=made.status,
         wall_s=round(made.wall_s, 2),
+        peak_rss_mb=round(watch.peak_between(made.ended - made.wall_s, made.ended)),
         manifest=made.artifact.manifest.model_dump(mode="json"),
     )
 

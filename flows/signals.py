@@ -1,4 +1,4 @@
-"""SIGTERM (a terminal that closes, `kill`, a cancelled deployment) ends a run as Ctrl-C does."""
+"""SIGTERM (a terminal that closes, `kill`, a cancelled deployment) ends a run as Ctrl-C does: with its report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import prefect.utilities.engine
+from prefect.exceptions import TerminationSignal
 
 
 @contextmanager
@@ -28,3 +31,30 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+class Terminated(TerminationSignal, KeyboardInterrupt):
+    """What Prefect raises on SIGTERM, and what Ray lets through while it waits: of all exceptions of a signal handler
+    it prints and drops every one but KeyboardInterrupt.
+    """
+
+
+@contextmanager
+def cancellable() -> Iterator[None]:
+    """For the body of a deployed flow: SIGTERM inside the block raises `Terminated`, and Prefect's TerminationSignal
+    leaves it once everything inside has ended. Prefect knows whether somebody pressed Cancel, and the run ends
+    Cancelled then, else Crashed.
+
+    Prefect's own handler must stay: it says that the run can be cancelled only while that very function is installed.
+    So the name is exchanged by which the handler (3.8) finds its exception; a test cancels a run.
+    """
+    engine = prefect.utilities.engine
+    raised = engine.TerminationSignal
+    engine.TerminationSignal = Terminated  # type: ignore[misc]
+    try:
+        yield
+    except KeyboardInterrupt:
+        # Ray raises one of its own for ours.
+        raise TerminationSignal(signal.SIGTERM) from None
+    finally:
+        engine.TerminationSignal = raised  # type: ignore[misc]

@@ -35,6 +35,8 @@ class Made:
     artifact: Artifact
     status: Literal["ran", "reused"]
     wall_s: float
+    ended: float = 0.0
+    # time.monotonic() of this process when it was there.
 
 
 collected: ContextVar[dict[str, Made] | None] = ContextVar("collected", default=None)
@@ -90,7 +92,8 @@ def make(name: str, identity: Identity, where: RunContext, compute: Callable[[St
                 artifact = compute(store, Effort(where))
         else:
             artifact = found
-    made = Made(name, artifact, "reused" if found else "ran", time.monotonic() - started)
+    ended = time.monotonic()
+    made = Made(name, artifact, "reused" if found else "ran", ended - started, ended)
     rows = "" if artifact.manifest.rows is None else f", {artifact.manifest.rows} rows"
     log.info("%s: %s %s%s in %.1f s", name, made.status, artifact.ref, rows, made.wall_s)
     show(made)

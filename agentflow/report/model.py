@@ -48,6 +48,8 @@ class StageRun(Frozen):
     status: Literal["ran", "reused"]
     wall_s: float = 0.0
     # Seconds in this run; close to 0 where the artifact was reused.
+    peak_rss_mb: float = 0.0
+    # Of the whole run's processes while it was made, MiB; 0 where it was too short for a sample.
     manifest: dict[str, Any] = {}
     # The artifact's manifest: stage, fingerprint, counts, rows, keys_in, timings, cost, config, extra.
 

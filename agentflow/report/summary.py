@@ -73,6 +73,7 @@ def summarise_stage(stage: StageRun) -> dict[str, Any]:
         "quarantined": sum(ends["quarantined"].values()),
         "failed": sum(ends["failed"].values()),
         "wall_s": round(stage.wall_s, 3),
+        "peak_rss_mb": round(stage.peak_rss_mb, 1),
         "keys_out": int(counts["out"]) if counts else None,
         "quarantined_by": ends["quarantined"],
         "failed_by": ends["failed"],

@@ -24,9 +24,6 @@ from up_fixtures import DEPLOYED
 from agentflow.services.server import LocalService
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
-UNPROVEN = pytest.mark.skip(
-    reason="not yet seen to pass: written where no quiet machine was at hand; run it, then take this mark away"
-)
 CANARY = "canary-4b9d2e71"
 
 
@@ -143,7 +140,6 @@ def test_nights_run_one_at_a_time_and_say_what_they_did(place: Place) -> None:
     assert set(place.teacher.stats()["by_status"]) == set(place.search.stats()["by_status"]) == {"200"}
 
 
-@UNPROVEN
 def test_a_cancelled_night_stops_at_once_and_what_it_paid_is_kept(place: Place) -> None:
     place.teacher.reset()
     place.teacher.set_faults([{"kind": "delay", "delay_s": 5.0, "after": 2}])
@@ -166,7 +162,6 @@ def test_a_cancelled_night_stops_at_once_and_what_it_paid_is_kept(place: Place) 
     assert paid > 0 and len(asked) - len(set(asked)) <= 8, "at most what was in flight is paid again"
 
 
-@UNPROVEN
 @pytest.mark.parametrize("deployment", ["full", "train", "evaluate"])
 def test_every_deployment_ends_completed(place: Place, deployment: str) -> None:
     run_id = place.up.start_run(deployment, place.parameters(edition="cancelled"))
@@ -174,7 +169,6 @@ def test_every_deployment_ends_completed(place: Place, deployment: str) -> None:
     assert run["state_type"] == "COMPLETED", run["state"]
 
 
-@UNPROVEN
 def test_the_history_outlives_a_restart_and_no_byte_of_a_key_or_password_was_written(
     place: Place, environment: tuple[dict[str, str], list[Path]]
 ) -> None:

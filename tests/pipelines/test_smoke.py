@@ -229,6 +229,8 @@ def test_report_json_has_the_promised_shape(smoke: FinishedRun) -> None:
     report = smoke.report
     assert report["recipe"] == "smoke" and report["status"] == "completed"
     assert report["wall_s"] > 0 and 100 < report["peak_rss_mb"] < 8192
+    peaks = {stage["name"]: stage["peak_rss_mb"] for stage in report["stages"]}
+    assert all(100 < peaks[name] <= report["peak_rss_mb"] for name in ("sft", "cold_start", "grpo")), peaks
     assert tuple(stage["name"] for stage in report["stages"]) == NODES
     for stage in report["stages"]:
         assert stage["status"] == "ran"
