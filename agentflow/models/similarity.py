@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.util import pairwise_cos_sim
 
 from agentflow.errors import InputError
 from agentflow.models.loading import no_foreign_code
 from agentflow.models.sources import HubModel, LocalModel
 from agentflow.rewards.composite import ModelSimilarity
+
+if TYPE_CHECKING:
+    # Imported where it is used: it takes seconds, and few policies are graded by a model.
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
 Similarity = Callable[[Sequence[tuple[str, str]]], list[float]]
 # Pairs of texts to a number in [0, 1] each.
@@ -29,6 +32,8 @@ def load_similarity(kind: ModelSimilarity, source: LocalModel | HubModel) -> Sim
 
     Raises InputError if the model cannot be loaded, needs code of its own, or (cross_encoder) has more than one output.
     """
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = str(source.path) if isinstance(source, LocalModel) else source.id
     revision = None if isinstance(source, LocalModel) else source.revision
@@ -64,6 +69,8 @@ def _cross_encoder(model: CrossEncoder, name: str) -> Similarity:
 
 
 def _bi_encoder(model: SentenceTransformer) -> Similarity:
+    from sentence_transformers.util import pairwise_cos_sim
+
     def similarity(pairs: Sequence[tuple[str, str]]) -> list[float]:
         if not pairs:
             return []
