@@ -54,10 +54,10 @@ demo: setup
 	$(BIN)/agentflow run demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not faults and not ui" -rs
+	$(BIN)/python -m pytest -m "not faults and not ui" -rs --durations=20
 
 test-faults: setup
-	$(BIN)/python -m pytest -m faults -rs
+	$(BIN)/python -m pytest -m faults -rs --durations=20
 
 test-ui: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright

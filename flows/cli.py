@@ -122,11 +122,13 @@ def submit(
 
     from flows.ray_jobs import make_on_cluster, run_command
     from flows.recipes import load_recipe
+    from flows.signals import terminable
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     command = run_command(recipe, settings, root, resources=resources, budget_usd=budget_usd)
     log = logging.getLogger("agentflow")
-    click.echo(make_on_cluster(load_recipe(recipe, settings), command, jobs, root, log))
+    with terminable():
+        click.echo(make_on_cluster(load_recipe(recipe, settings), command, jobs, root, log))
 
 
 @main.command("plan")

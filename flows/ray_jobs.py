@@ -66,8 +66,7 @@ def make_on_cluster(recipe: Recipe, command: Sequence[str], address: str, root: 
     def made() -> bool:
         return all(decision.reuse for decision in decide(recipe, Store.open(root / "artifacts")))
 
-    with cancellable():
-        return make_by_job(open_jobs(address), job_of(recipe, command), log, made)
+    return make_by_job(open_jobs(address), job_of(recipe, command), log, made)
 
 
 @flow(name="train-on-cluster", retries=0, persist_result=False)
@@ -94,6 +93,7 @@ def train_on_cluster(run: RunParameters) -> None:
         resources=os.environ.get("AGENTFLOW_RESOURCES"),
         budget_usd=run.budget_usd,
     )
-    submission_id = make_on_cluster(run.chosen(), command, address, root, get_run_logger())
+    with cancellable():
+        submission_id = make_on_cluster(run.chosen(), command, address, root, get_run_logger())
     link = f"{address.rstrip('/')}/#/jobs/{submission_id}"
     create_link_artifact(key="ray-job", link=link, link_text=submission_id, description="the Ray Job that made this")

@@ -7,6 +7,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class RunWatch:
     def __init__(self) -> None:
         self._samples: list[tuple[float, float]] = []
         # time.monotonic() and MiB.
+        self._own_ray = False
         self.started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._started = time.monotonic()
         self._stop = threading.Event()
@@ -55,7 +57,11 @@ class RunWatch:
         return max((mb for _, mb in self._samples), default=0.0)
 
     def peak_between(self, start: float, end: float) -> float:
-        """The largest of the samples taken from `start` to `end` (time.monotonic()); 0 where none was."""
+        """The largest of the samples taken from `start` to `end` (time.monotonic()); 0 where none was, or where Ray,
+        in whose processes the stages are made, is not this run's own.
+        """
+        if not self._own_ray:
+            return 0.0
         return max((mb for at, mb in self._samples if start <= at <= end), default=0.0)
 
     def __enter__(self) -> RunWatch:
@@ -68,18 +74,27 @@ class RunWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_S):
-            self._samples.append((time.monotonic(), tree_memory_mb()))
+            tree = own_tree()
+            self._samples.append((time.monotonic(), memory_mb(tree)))
+            self._own_ray = self._own_ray or any(process.info["name"] == "raylet" for process in tree)
 
 
-def tree_memory_mb() -> float:
-    """Memory of this process and its descendants now, MiB (see RunWatch)."""
+def own_tree() -> list[psutil.Process]:
+    """This process and its descendants, each with `info` {"name", "memory_info"}; without what has just ended."""
     me = psutil.Process()
-    private = shared = 0
+    found = []
     for process in [me, *me.children(recursive=True)]:
-        try:
-            info = process.memory_info()
-        except psutil.Error:  # it ended while we were looking
-            continue
+        with suppress(psutil.Error):
+            process.info = process.as_dict(["name", "memory_info"])
+            found.append(process)
+    return found
+
+
+def memory_mb(tree: list[psutil.Process]) -> float:
+    """Memory of these processes, MiB (see RunWatch)."""
+    private = shared = 0
+    for process in tree:
+        info = process.info["memory_info"]
         private += info.rss - info.shared
         shared = max(shared, info.shared)
     return (private + shared) / 2**20

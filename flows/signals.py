@@ -46,10 +46,14 @@ def cancellable() -> Iterator[None]:
     Cancelled then, else Crashed.
 
     Prefect's own handler must stay: it says that the run can be cancelled only while that very function is installed.
-    So the name is exchanged by which the handler (3.8) finds its exception; a test cancels a run.
+    So the name is exchanged by which the handler (3.8) finds its exception; a test cancels a run. Outside the main
+    thread, which no signal reaches, and inside another such block it does nothing.
     """
     engine = prefect.utilities.engine
     raised = engine.TerminationSignal
+    if raised is Terminated or threading.current_thread() is not threading.main_thread():
+        yield
+        return
     engine.TerminationSignal = Terminated  # type: ignore[misc]
     try:
         yield

@@ -11,10 +11,10 @@ import re
 import threading
 import time
 from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 from typing import Any
 
-LINES = 100
-# A crash prints its signal first and then a stack of dozens of lines.
+LINES = 8
 TEXT = 1500
 # Characters of a message.
 WORKERS = 256
@@ -24,29 +24,52 @@ PATIENCE_S = 5.0
 QUIET_S = 1.0
 # They come in several messages: all are there when none came for so long.
 DEATH = re.compile(r"\*\*\* SIG|^Fatal Python error")
-# The first line of a crash's account: of that, the beginning says more than the end.
+# The first line of a crash's account, which is hundreds of lines of stacks: its beginning says more than its end.
+ACCOUNT = 60
+# Lines kept from there on.
 NOISE = "Extension modules: "
 # Python's fault handler ends with a hundred modules by name.
 
 
+@dataclass
+class _Worker:
+    name: str = ""
+    # Of its actor or task.
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=LINES))
+    death: list[str] = field(default_factory=list)
+
+    def take(self, line: str) -> None:
+        if not line.strip() or line.startswith(NOISE):
+            return
+        if self.death or DEATH.search(line):
+            if len(self.death) < ACCOUNT:
+                self.death.append(line.strip())
+        else:
+            self.last.append(line.strip())
+
+    def text(self) -> str:
+        return " | ".join(self.death)[:TEXT] or " | ".join(self.last)[-TEXT:]
+
+
 class WorkerLines:
-    """Ring of lines by worker (node address and process id)."""
+    """What each worker printed, by node address and process id."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._by_worker: OrderedDict[tuple[str, int], tuple[str, deque[str]]] = OrderedDict()
+        self._by_worker: OrderedDict[tuple[str, int], _Worker] = OrderedDict()
 
     def take(self, data: dict[str, Any]) -> None:
         """One message of Ray's log stream: {"ip", "pid", "lines", "actor_name", "task_name", ...}."""
         try:
-            worker = (str(data["ip"]), int(data["pid"]))
+            key = (str(data["ip"]), int(data["pid"]))
         except (KeyError, TypeError, ValueError):
             return  # lines of a raylet or the autoscaler
-        name = str(data.get("actor_name") or data.get("task_name") or "")
         with self._changed:
-            known, lines = self._by_worker.pop(worker, ("", deque[str](maxlen=LINES)))
-            lines.extend(str(line) for line in data.get("lines", ()))
-            self._by_worker[worker] = (name or known, lines)
+            worker = self._by_worker.pop(key, None) or _Worker()
+            worker.name = str(data.get("actor_name") or data.get("task_name") or "") or worker.name
+            for line in data.get("lines", ()):
+                worker.take(str(line))
+            self._by_worker[key] = worker
             if len(self._by_worker) > WORKERS:
                 self._by_worker.popitem(last=False)
             self._changed.notify_all()
@@ -57,28 +80,23 @@ class WorkerLines:
 
         `text` is Ray's account of a death, which names the process (`pid: 4711`, `PID=4711`), or a task's name.
         """
-        deadline = time.monotonic() + wait_s
+        began = changed = time.monotonic()
         with self._changed:
-            while not self._find(text) and (left := deadline - time.monotonic()) > 0:
+            found = self._find(text)
+            # Until the first line comes; then until none came for a while. Lines of others wake this too.
+            while (left := (changed + QUIET_S if found else began + wait_s) - time.monotonic()) > 0:
+                if time.monotonic() >= began + wait_s:
+                    break
                 self._changed.wait(left)
-            lines: list[str] = []
-            while (now := self._find(text)) != lines and (left := deadline - time.monotonic()) > 0:
-                lines = now
-                self._changed.wait_for(lambda: self._find(text) != now, min(QUIET_S, left))
-        return _shortened([line.strip() for line in now if line.strip() and not line.startswith(NOISE)])
+                if (now := self._find(text)) != found:
+                    found, changed = now, time.monotonic()
+        return found
 
-    def _find(self, text: str) -> list[str]:
-        for (_, pid), (name, lines) in reversed(self._by_worker.items()):
-            if lines and (_names(text, pid) or (name and name == text)):
-                return list(lines)
-        return []
-
-
-def _shortened(lines: list[str]) -> str:
-    death = next((at for at, line in enumerate(lines) if DEATH.search(line)), None)
-    if death is None:
-        return " | ".join(lines[-8:])[-TEXT:]
-    return " | ".join(lines[death:])[:TEXT]
+    def _find(self, text: str) -> str:
+        for (_, pid), worker in reversed(self._by_worker.items()):
+            if (said := worker.text()) and (_names(text, pid) or (worker.name and worker.name == text)):
+                return said
+        return ""
 
 
 def _names(text: str, pid: int) -> bool:

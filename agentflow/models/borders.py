@@ -21,6 +21,11 @@ NAME = "within_borders"
 # By which transformers knows it. It has no mask function there, so none is made.
 SHARED_HEADS: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen.varlen_attn).parameters else {}
 # Several heads share a key head. Before torch 2.12 the kernel did so without being asked.
+LARGEST_HEAD = 256
+# Of the kernel.
+UNKNOWN = ("softcap", "s_aux", "position_bias")
+# What some models hand to their attention, and what would be left out here.
+HINT = "; set optimiser.attention to 'sdpa' or 'eager'"
 
 
 def attend(
@@ -34,23 +39,27 @@ def attend(
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each row.
 
     query [1, heads, tokens, size], key and value [1, key heads, tokens, size]; cu_seq_lens_q [rows + 1] the first token
     of each row and the end. Returns [1, tokens, heads, size] and no weights. Raises ValueError for a sequence without
-    borders, with a mask, or with dropout on the weights.
+    borders, with a mask, or with what changes the weights: dropout, a soft cap, sinks, a bias.
     """
     if cu_seq_lens_q is None or max_length_q is None or attention_mask is not None or query.shape[0] != 1:
-        raise ValueError(f"{NAME} attends within rows joined into one sequence with their borders, and got another")
-    if dropout:
-        raise ValueError(f"{NAME} has no dropout on attention weights, and {dropout} was asked for")
+        raise ValueError(
+            f"{NAME} attends within rows joined into one sequence with their borders, and got another{HINT}"
+        )
+    asked = {"dropout": dropout or None, **{name: more.get(name) for name in UNKNOWN}}
+    unknown = [name for name, value in asked.items() if value is not None]
+    if unknown or more.get("is_causal") is False:
+        raise ValueError(f"{NAME} is causal and knows no {', '.join(unknown) or 'other'} attention{HINT}")
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     if q.is_cuda:
         return _on_gpu(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
     if sliding_window is not None and max_length_q > sliding_window:
-        raise ValueError(f"{NAME} knows no sliding window on a CPU, and rows are longer than {sliding_window}")
+        raise ValueError(f"{NAME} knows no sliding window on a CPU, and rows are longer than {sliding_window}{HINT}")
     borders = pairwise(cu_seq_lens_q.tolist())
     rows = [_causal(q[start:end], k[start:end], v[start:end], scaling) for start, end in borders]
     return torch.cat(rows)[None], None
@@ -84,6 +93,25 @@ def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling
     return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=shared)[0].transpose(0, 1)
 
 
-def register() -> None:
-    """Make the name known to transformers; calling it again changes nothing."""
-    AttentionInterface.register(NAME, attend)
+def fits(model: Any) -> bool:
+    """Whether `model` attends through transformers' interface, causally and with nothing but what `attend` knows.
+
+    Only models for which transformers itself would take `sdpa` do. Without a mask, one that computes attention by
+    itself would look into the future.
+    """
+    config = model.config.get_text_config()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    special = ("sliding_window", "attention_chunk_size", "v_head_dim", "attn_logit_softcapping")
+    return (
+        type(model)._supports_attention_backend
+        and model.config._attn_implementation == "sdpa"
+        and size <= LARGEST_HEAD
+        and not any(getattr(config, name, None) for name in special)
+    )
+
+
+def use(model: Any) -> None:
+    """Let `model` attend within borders from now on, if it fits; otherwise it keeps its mask."""
+    if fits(model):
+        AttentionInterface.register(NAME, attend)
+        model.set_attn_implementation(NAME)

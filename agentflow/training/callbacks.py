@@ -14,6 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
+from agentflow.errors import ConfigError
 from agentflow.progress import Progress
 from agentflow.training.checkpoints import KEPT, newest_verified, seal
 
@@ -34,7 +35,15 @@ class ProgressCallback(TrainerCallback):
 
 
 def assert_world_size(trainer: Any, expected: int) -> None:
-    """On CPU without a process group every worker would train alone and say nothing; this says it."""
+    """On CPU without a process group every worker would train alone and say nothing; this says it.
+
+    Raises ConfigError for one process that sees several GPUs: transformers would put torch's DataParallel over them.
+    """
+    if trainer.args.n_gpu > 1:
+        raise ConfigError(
+            f"one process sees {trainer.args.n_gpu} GPUs and a training uses one per process: start it under torchrun "
+            "or Ray with as many workers, or let it see one (CUDA_VISIBLE_DEVICES=0)"
+        )
     actual = trainer.accelerator.num_processes
     assert actual == expected, (
         f"training runs with {actual} processes instead of {expected}: the process group is missing"

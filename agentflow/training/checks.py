@@ -63,17 +63,21 @@ def check_sharding(optimiser: OptimiserSettings, workers: int) -> None:
         )
 
 
-def check_compiling(settings: SupervisedSettings) -> None:
-    """Raise ConfigError for layers that are to be compiled on a CPU, or where they are also split over workers."""
-    if settings.compile_layers and not uses_gpu(settings.optimiser):
-        raise ConfigError(
-            "compile_layers is on, compiles for a GPU, and this training runs on the CPU; set it to false"
-        )
-    if settings.compile_layers and settings.optimiser.sharding != "none":
-        raise ConfigError(
-            f"compile_layers is on and optimiser.sharding is {settings.optimiser.sharding!r}, which were never tried "
-            "together; leave one of them at its default"
-        )
+def check_compiling(settings: SupervisedSettings, workers: int) -> None:
+    """Raise ConfigError for layers that are to be compiled on a CPU, or with what they were never compiled with."""
+    if not settings.compile_layers:
+        return
+    if not uses_gpu(settings.optimiser):
+        raise ConfigError("compile_layers compiles for a GPU, and this training runs on the CPU; set it to false")
+    others = {
+        f"optimiser.sharding {settings.optimiser.sharding!r}": settings.optimiser.sharding != "none",
+        "four_bit": settings.four_bit,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        f"{workers} workers": workers > 1,
+    }
+    untried = [name for name, on in others.items() if on]
+    if untried:
+        raise ConfigError(f"compile_layers was never tried together with {', '.join(untried)}; leave one of them out")
 
 
 def check_sharded(trainer: Any, optimiser: OptimiserSettings) -> None:

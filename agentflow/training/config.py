@@ -88,7 +88,7 @@ class SupervisedSettings(Frozen):
     # batch_size then counts sequences.
     compile_layers: Annotated[bool, Where()] = False
     # torch.compile on every layer: what stands between the matrix products is fused. On a GPU only; the first steps
-    # take about 20 s longer, and losses differ in rounding.
+    # take about 40 s longer, and losses differ in rounding.
     evaluation: EvaluationSettings = EvaluationSettings()
     merged_export: bool = False
     # Also publish base and adapter as one model (`merged/`, safetensors); needs memory for a second copy of the base.

@@ -17,7 +17,7 @@ from peft.helpers import disable_input_dtype_casting
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from agentflow.models import borders
+from agentflow.errors import ConfigError
 from agentflow.models.loading import nf4
 from agentflow.models.settings import VllmSettings
 from agentflow.training.checks import uses_gpu
@@ -41,19 +41,31 @@ def attention_kernel(optimiser: OptimiserSettings, packed: bool) -> str | None:
     """
     if optimiser.attention != "auto":
         return optimiser.attention
-    if not packed:
-        return None
-    if uses_gpu(optimiser) and importlib.util.find_spec("flash_attn") is not None:
-        return "flash_attention_2"
-    borders.register()
-    return borders.NAME
+    flash = packed and uses_gpu(optimiser) and importlib.util.find_spec("flash_attn") is not None
+    return "flash_attention_2" if flash else None
+
+
+def keep_borders(model: Any, optimiser: OptimiserSettings) -> None:
+    """Where transformers was left its choice over packed rows, and its choice computes all of them under one mask, use
+    torch's variable-length kernel instead (models.borders), for models it can compute.
+    """
+    if optimiser.attention == "auto":
+        # Here, since a torch without that kernel can still train rows that are not packed.
+        from agentflow.models import borders
+
+        borders.use(model)
 
 
 def compile_layers(model: Any) -> None:
-    """torch.compile on every layer, in place: names of weights stay, and equal layers share one compilation."""
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.compile()
+    """torch.compile on every layer, in place: names of weights stay, and equal layers share one compilation.
+
+    Raises ConfigError for a model whose layers are not known as such.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigError(f"compile_layers finds no layers in {type(model).__name__}; set it to false")
+    for layer in layers:
+        layer.compile()
 
 
 def optimiser_name(optimiser: OptimiserSettings) -> str:

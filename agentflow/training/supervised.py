@@ -53,6 +53,7 @@ from agentflow.training.jobs import MERGED, SUMMARY, SupervisedJob, TrainingSumm
 from agentflow.training.placing import (
     base_arguments,
     compile_layers,
+    keep_borders,
     lora_config,
     one_dtype,
     optimiser_name,
@@ -128,7 +129,7 @@ def train_supervised(job: SupervisedJob, callbacks: Sequence[TrainerCallback] = 
     """
     check_surroundings(job.settings.optimiser)
     check_sharding(job.settings.optimiser, job.workers)
-    check_compiling(job.settings)
+    check_compiling(job.settings, job.workers)
     with attempt_lock(job.out), event_folder(job.events):
         return _train(job, callbacks)
 
@@ -148,6 +149,8 @@ def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> Training
     data = prepare(encoded, settings, job.workers)
     model = trainable_model(job.base, job.adapter, settings)
     one_dtype(model, settings.optimiser)
+    if settings.packing:
+        keep_borders(model.get_base_model(), settings.optimiser)
     if settings.compile_layers:
         compile_layers(model)
     trainer = SFTTrainer(

@@ -53,7 +53,9 @@ def test_without_borders_or_with_what_it_cannot_do_it_refuses() -> None:
     borders = {"cu_seq_lens_q": torch.tensor(BORDERS), "max_length_q": 7}
     with pytest.raises(ValueError, match="joined into one sequence with their borders"):
         attend(torch.nn.Module(), query, key, value, None)
-    with pytest.raises(ValueError, match="no dropout on attention weights, and 0.1"):
+    with pytest.raises(ValueError, match="knows no dropout attention; set optimiser.attention"):
         attend(torch.nn.Module(), query, key, value, None, dropout=0.1, **borders)
+    with pytest.raises(ValueError, match="knows no softcap, s_aux attention"):
+        attend(torch.nn.Module(), query, key, value, None, softcap=30.0, s_aux=torch.zeros(4), **borders)
     with pytest.raises(ValueError, match="rows are longer than 3"):
         attend(torch.nn.Module(), query, key, value, None, sliding_window=3, **borders)

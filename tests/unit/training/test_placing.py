@@ -7,19 +7,31 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import PartialState
+from transformers import AutoConfig, AutoModelForCausalLM
 from trl import SFTConfig
 
 from agentflow.access import Access
 from agentflow.config import identity
 from agentflow.errors import ConfigError
+from agentflow.models import borders
 from agentflow.models.settings import VllmSettings
 from agentflow.stages.grpo import GrpoConfig
-from agentflow.training.checks import check_policy, check_sharded, check_sharding, check_surroundings
+from agentflow.training import checks
+from agentflow.training.checks import (
+    check_compiling,
+    check_policy,
+    check_sharded,
+    check_sharding,
+    check_surroundings,
+)
 from agentflow.training.config import OptimiserSettings, SupervisedSettings
 from agentflow.training.jobs import PolicyJob
 from agentflow.training.placing import (
     base_arguments,
+    compile_layers,
     deepspeed_config,
+    keep_borders,
+    optimiser_name,
     quantised_arguments,
     sharding_arguments,
     vllm_arguments,
@@ -89,6 +101,58 @@ def test_a_sharded_base_in_four_bits_is_stored_in_the_dtype_it_computes_in(shard
 def test_what_the_surroundings_lack_is_said_with_what_to_do(fields, message):
     with pytest.raises(ConfigError, match=message):
         check_surroundings(optimiser(**fields))
+
+
+@no_gpu
+def test_layers_are_compiled_on_a_gpu_only_and_not_with_split_weights():
+    check_compiling(SupervisedSettings(), 1)
+    with pytest.raises(ConfigError, match="compiles for a GPU, and this training runs on the CPU; set it to false"):
+        check_compiling(SupervisedSettings(compile_layers=True), 1)
+
+
+def test_layers_are_not_compiled_with_what_they_were_never_compiled_with(monkeypatch):
+    monkeypatch.setattr(checks, "uses_gpu", lambda _: True)
+    check_compiling(SupervisedSettings(compile_layers=True), 1)
+    with pytest.raises(ConfigError, match="never tried together with four_bit, 2 workers; leave one of them out"):
+        check_compiling(SupervisedSettings(compile_layers=True, four_bit=True), 2)
+
+
+def test_a_model_without_known_layers_is_not_silently_left_uncompiled():
+    with pytest.raises(ConfigError, match="finds no layers in Linear"):
+        compile_layers(torch.nn.Linear(1, 1))
+
+
+def model_of(kind: str, **fields):
+    config = AutoConfig.for_model(
+        kind, vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, **fields
+    )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "kernel"),
+    [
+        ("llama", {"num_key_value_heads": 1}, borders.NAME),
+        ("qwen3", {"num_key_value_heads": 1, "head_dim": 16}, borders.NAME),
+        ("llama", {"head_dim": 512}, "sdpa"),  # larger than the kernel takes
+        ("mistral", {"num_key_value_heads": 1, "sliding_window": 8}, "sdpa"),
+        ("gemma2", {"num_key_value_heads": 1, "head_dim": 16}, "eager"),  # caps its scores
+        ("bloom", {"n_head": 2, "n_layer": 1}, "eager"),  # masks by itself, or not at all
+    ],
+)
+def test_packed_rows_attend_within_their_borders_where_the_model_lets_them(kind, fields, kernel):
+    model = model_of(kind, **fields)
+    keep_borders(model, optimiser(attention="sdpa"))
+    assert model.config._attn_implementation != borders.NAME, "another kernel was asked for"
+    keep_borders(model, optimiser())
+    assert model.config._attn_implementation == kernel
+
+
+@no_gpu
+def test_on_a_cpu_the_optimiser_is_the_one_that_was_named():
+    assert optimiser_name(optimiser()) == "adamw_torch"
+    assert optimiser_name(optimiser(name="paged_adamw_8bit")) == "paged_adamw_8bit"
 
 
 def test_a_model_is_not_split_over_one_worker():
