@@ -139,7 +139,7 @@ def sft_rows(folder: Path, base: Path, structure: Structure, setting: Setting, w
 
     job, times, summary = largest_that_fits(folder, base, setting, way)
     optimiser = job.settings.optimiser
-    kernel = attention_kernel(optimiser, way.packing) or "sdpa"
+    kernel = attention_kernel(optimiser, way.packing) or "auto"
     how = f"{optimiser.batch_size} x {optimiser.accumulation} sequences a step, attention {kernel}"
     seen = [entry["num_tokens"] for entry in summary.log if "num_tokens" in entry]
     step_tokens = (seen[-1] - seen[WARM - 1]) / (len(seen) - WARM)

@@ -120,7 +120,7 @@ def test_a_crash_is_told_from_its_signal_on_however_long_its_account_is() -> Non
     account = [
         "a warning",
         "*** SIGSEGV received at time=1 on cpu 0 ***",
-        *(f"@ frame {i} {'x' * 60}" for i in range(60)),
+        *(f"@ frame {i} {'x' * 60}" for i in range(500)),
     ]
     account += ["Extension modules: " + ", ".join(f"module{i}" for i in range(300))]
     kept.take({"ip": "10.0.0.1", "pid": 5, "lines": account})
