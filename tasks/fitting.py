@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,8 +26,14 @@ from tasks.pool import no_room, squeeze
 from tasks.worker_logs import with_last_lines
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-DEATH_KNOWN_S = 10.0
-# A surviving worker says "connection closed" at once; that its peer's node is dead is known a little later.
+DEATH_KNOWN_S = 30.0
+# A surviving worker says "connection closed" at once; that its peer's node is dead is known later: Ray's head misses
+# five beats of 3 s first where the node could not say good-bye.
+PEER_GONE = re.compile(
+    r"connection (was likely )?(closed|reset)|broken pipe|remote process (exited|has)|DistNetworkError", re.IGNORECASE
+)
+# What gloo, NCCL and torch's store say to the workers that are left. A peer that fails by itself keeps its connections
+# until all workers are ended.
 
 
 def train_fn(config: dict[str, Any]) -> None:
@@ -62,7 +69,7 @@ def fit(job: SupervisedJob | PolicyJob, name: TrainingStage, where: RunContext) 
 
     resources = where.training_of(name)
     for attempt in range(1, resources.restarts + 2):
-        nodes = _alive()
+        dead = _dead()
         try:
             with _start_timeout(resources.wait_s):
                 _trainer(job, name, resources, where).fit()
@@ -70,7 +77,7 @@ def fit(job: SupervisedJob | PolicyJob, name: TrainingStage, where: RunContext) 
             own = _own_error(error)
             if own is not None:
                 raise own from error
-            if not _lost(error, nodes):
+            if not _lost(error, dead):
                 raise
             said = with_last_lines(f"{name}: a training worker died ({squeeze(str(error))})", str(error))
             if attempt > resources.restarts:
@@ -130,10 +137,11 @@ def _start_timeout(seconds: float) -> Iterator[None]:
             os.environ[START_TIMEOUT] = before
 
 
-def _alive() -> set[str]:
+def _dead() -> set[str]:
+    """Nodes that Ray's head has known and lost."""
     import ray
 
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
 
 def _own_error(error: Any) -> AgentflowError | None:
@@ -145,16 +153,22 @@ def _own_error(error: Any) -> AgentflowError | None:
     return None
 
 
-def _lost(error: Any, nodes: set[str]) -> bool:
-    """Whether a worker or its node died, rather than failed by itself."""
+def _lost(error: Any, dead: set[str]) -> bool:
+    """Whether a worker or its node died, rather than failed by itself; `dead`: nodes lost before this attempt.
+
+    A worker whose peer is gone is told by what it says, because Ray may hear of that before it hears of the death.
+    Then, and where other nodes are, this waits until a death is known: the next attempt must not count on that node.
+    """
+    import ray
     from ray.exceptions import RayError
 
     failures = [getattr(failure, "health_check_failure", failure) for failure in error.worker_failures.values()]
     if any(isinstance(failure, RayError) for failure in failures):
         return True
-    deadline = time.monotonic() + (DEATH_KNOWN_S if len(nodes) > 1 else 0)
-    while not nodes - _alive():
+    alone = any(PEER_GONE.search(str(failure)) for failure in failures)
+    deadline = time.monotonic() + (DEATH_KNOWN_S if alone or len(ray.nodes()) > 1 else 0)
+    while not _dead() - dead:
         if time.monotonic() >= deadline:
-            return False
+            return alone
         time.sleep(0.2)
     return True

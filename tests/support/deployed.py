@@ -28,6 +28,7 @@ from flows.local import free_port
 
 POLL_S = 0.2
 PATIENCE_S = 600.0
+BUSY_TIMES = 10
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 ON_ITS_OWN = ("PREFECT_API_URL", "RAY_ADDRESS", "AGENTFLOW_ROOT", "AGENTFLOW_LEDGER")
 # What the surrounding test session may have set; `agentflow up` is to start its own.
@@ -100,6 +101,12 @@ class Up:
                 token = client.get("/csrf-token", params={"client": "test"}).json()["token"]
                 client.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "test"})
             answer = client.request(method, f"/{path}", json=body)
+            # What the server says where SQLite was busy; nothing was written. Prefect's own clients ask again too.
+            for _ in range(BUSY_TIMES):
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    break
+                time.sleep(float(answer.headers.get("Retry-After", 1.0)))
+                answer = client.request(method, f"/{path}", json=body)
         assert answer.status_code < 300, answer.text
         return answer.json()
 
@@ -149,6 +156,16 @@ class Up:
                 if process.environ().get("PREFECT__FLOW_RUN_ID", "").replace("-", "") == run_id.replace("-", ""):
                     return process
         return None
+
+    def ray_workers(self) -> list[psutil.Process]:
+        """Processes that Ray gave to the runs under way, at work or idle."""
+        found = []
+        for process in self.descendants():
+            with contextlib.suppress(psutil.Error):
+                name = " ".join(process.cmdline()).strip()
+                if name.startswith("ray::") and not name.endswith("Agent"):
+                    found.append(process)
+        return found
 
     def logs(self, run_id: str) -> list[str]:
         """Log lines of a flow run and its tasks, oldest first."""

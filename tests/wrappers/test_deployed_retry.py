@@ -73,9 +73,14 @@ def test_a_killed_flow_is_shown_as_crashed_and_its_retry_pays_again_only_what_wa
     run_id = machine.start_run("nightly-data", parameters(search_edition="killed"))
     wait_for(lambda: search.stats()["requests"] >= 4)
     process = machine.process_of(run_id)
-    assert process is not None
-    instant = time.time()
+    workers = machine.ray_workers()
+    assert process is not None and workers
+    killed = time.time()
     process.kill()
+    # Ray ends the workers of a driver that is gone, but not in the same moment: until then they go on asking.
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    dead = time.time()
+    assert alive == [], [" ".join(worker.cmdline()) for worker in alive]
     run = machine.wait_for_end(run_id)
     assert run["state_type"] == "CRASHED", run["state"]
     before = len(search.history())
@@ -88,18 +93,15 @@ def test_a_killed_flow_is_shown_as_crashed_and_its_retry_pays_again_only_what_wa
     in_flight = {
         entry["sha256"]
         for entry in history[:before]
-        if entry["time"] <= instant <= entry["time"] + entry["seconds"] + READ_AND_STORED_S
+        if entry["time"] <= dead and entry["time"] + entry["seconds"] + READ_AND_STORED_S >= killed
     }
     again = {body for body, count in Counter(entry["sha256"] for entry in answered).items() if count > 1}
     print(f"{len(again)} of {len(in_flight)} searches in flight were paid again, of {len(answered)} answered")
-    assert again <= in_flight and len(history) > before
+    assert again <= in_flight and len(history) > before, f"killed {killed}, workers dead {dead}: {history}"
     states = Counter(task["state_type"] for task in machine.task_runs(run_id))
     assert not states.keys() & {"RUNNING", "PENDING", "SCHEDULED"}, "nothing is left behind as Running"
 
 
-@pytest.mark.skip(
-    reason="passes, but a test behind it on the same server then failed once: find out why, then take this away"
-)
 def test_a_server_that_is_killed_comes_back_and_no_search_of_the_run_under_way_is_paid_twice(
     machine: Up, stand_ins: tuple[LocalService, LocalService]
 ) -> None:
@@ -184,7 +186,6 @@ def test_a_second_up_says_where_the_first_one_is_and_sigterm_leaves_nothing_behi
     assert alive == [], [" ".join(process.cmdline()) for process in alive]
 
 
-@pytest.mark.skip(reason="failed when it was first run, behind the test of the killed server: find out why")
 def test_it_can_be_started_again_at_once_also_after_it_was_killed(
     machine: Up, stand_ins: tuple[LocalService, LocalService]
 ) -> None:
@@ -193,7 +194,8 @@ def test_it_can_be_started_again_at_once_also_after_it_was_killed(
         assert known > 0, "the history of the one before"
         children = again.descendants()
         again.process.kill()
-        _, alive = psutil.wait_procs(children, timeout=60)
-        assert alive == [], [" ".join(process.cmdline()) for process in alive]
     with running_up(machine.root, stand_ins) as again:
         assert again.ask("flow_runs/count", {}) == known
+        # Ray's agents first tell their head of the end, for 60 s where that is dead too.
+        _, alive = psutil.wait_procs(children, timeout=120)
+        assert alive == [], [" ".join(process.cmdline()) for process in alive]
