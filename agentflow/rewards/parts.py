@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
-from scipy.optimize import linear_sum_assignment
-
 from agentflow.records import Completion, ToolCall
 
 AccuracyForm = Literal["1+s", "2s", "3s"]
@@ -62,6 +60,8 @@ def calls_similarity(predicted: Sequence[ToolCall], gold: Sequence[ToolCall], no
     if not predicted or not gold:
         return 1.0 if not predicted and not gold else 0.0
     scores = [[tool_similarity(p, g, normalise) for g in gold] for p in predicted]
+    from scipy.optimize import linear_sum_assignment  # 0.7 s of every process that only reads a configuration
+
     rows, columns = linear_sum_assignment(scores, maximize=True)
     best = float(sum(scores[r][c] for r, c in zip(rows, columns, strict=True)))
     return min(1.0, best / max(len(predicted), len(gold)))

@@ -49,7 +49,8 @@ from flows.ray_jobs import train_on_cluster
 from flows.registering import DEPLOYMENTS, ZOMBIE_AFTER, automate, automations, check_deployments
 from flows.up import Worker, check_database
 from tasks.context import RunContext
-from tasks.paid import load_secrets, paid_work
+from tasks.keys import load_secrets
+from tasks.paid import paid_work
 
 UTC_EVENING = datetime(2026, 1, 30, 23, 30, tzinfo=UTC)
 

@@ -1,0 +1,34 @@
+"""What every Ray Train worker runs.
+
+Kept apart from what starts it: a worker imports this module when it unpickles the function, and Prefect and the clients
+would cost each of them seconds before its first step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentflow.clock import recording
+from agentflow.training.jobs import PolicyJob, SupervisedJob
+from tasks.keys import load_secrets
+
+
+def train_fn(config: dict[str, Any]) -> None:
+    """Train one job (its JSON) as one of the workers of a group; rank 0 leaves the summary in the job's folder."""
+    job = (SupervisedJob if config["kind"] == "supervised" else PolicyJob).model_validate_json(config["job"])
+    load_secrets(config["secrets"])
+    import ray.train
+
+    from agentflow.models.loading import check_device
+
+    check_device(config["device"])
+    with recording(job.progress):
+        if isinstance(job, SupervisedJob):
+            from agentflow.training.supervised import train_supervised
+
+            summary = train_supervised(job)
+        else:
+            from agentflow.training.cycles import train_in_cycles
+
+            summary = train_in_cycles(job)
+    ray.train.report({"steps": summary.steps})
