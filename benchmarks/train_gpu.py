@@ -48,6 +48,8 @@ class Way:
     # Gradient checkpointing.
     four_bit: bool = False
     compiled: bool = False
+    dropout: float = 0.0
+    # Of the adapters. The recipes' 0.05 draws a mask for each of seven projections and keeps what it masked.
     judged: bool = False
     # Whether its MFU has to reach the target.
 
@@ -55,6 +57,7 @@ class Way:
 WAYS = (
     Way("LoRA, packed, compiled layers", compiled=True, judged=True),
     Way("LoRA, full rows, compiled layers", packing=False, compiled=True, judged=True),
+    Way("LoRA with dropout 0.05, packed, compiled layers", compiled=True, dropout=0.05),
     Way("LoRA, packed"),
     Way("LoRA, packed, gradient checkpointing", recompute=True),
     Way("QLoRA, packed, gradient checkpointing", recompute=True, four_bit=True),
@@ -181,7 +184,7 @@ def sft_job(folder: Path, base: Path, setting: Setting, way: Way, together: int)
     from datasets import Dataset
 
     settings = SupervisedSettings(
-        lora=LoraSettings(),
+        lora=LoraSettings(dropout=way.dropout),
         optimiser=OptimiserSettings(batch_size=together, accumulation=setting.sequences // together),
         max_steps=setting.steps,
         max_length=setting.tokens,
