@@ -50,12 +50,14 @@ class Way:
     compiled: bool = False
     dropout: float = 0.0
     # Of the adapters. The recipes' 0.05 draws a mask for each of seven projections and keeps what it masked.
+    times: int = 1
+    # As many sequences in a step as the setting says, times this.
     judged: bool = False
     # Whether its MFU has to reach the target.
 
 
 WAYS = (
-    Way("LoRA, packed, compiled layers", compiled=True, judged=True),
+    Way("LoRA, packed, compiled layers", compiled=True, times=2, judged=True),
     Way("LoRA, full rows, compiled layers", packing=False, compiled=True, judged=True),
     Way("LoRA with dropout 0.05, packed, compiled layers", compiled=True, dropout=0.05),
     Way("LoRA, packed"),
@@ -72,7 +74,7 @@ class Setting:
     tokens: int = 2048
     # Of a training sequence.
     sequences: int = 16
-    # In a forward pass.
+    # In a step, and in a forward pass where they fit.
     steps: int = 12
     completion: int = 256
     # Tokens of a GRPO completion.
@@ -163,7 +165,7 @@ def largest_that_fits(
 
     from agentflow.training.supervised import train_supervised
 
-    together = setting.sequences
+    together = setting.sequences * way.times
     while True:
         job, times = sft_job(folder / f"{together}", base, setting, way, together), StepTimes()
         if torch.cuda.is_available():
@@ -185,7 +187,7 @@ def sft_job(folder: Path, base: Path, setting: Setting, way: Way, together: int)
 
     settings = SupervisedSettings(
         lora=LoraSettings(dropout=way.dropout),
-        optimiser=OptimiserSettings(batch_size=together, accumulation=setting.sequences // together),
+        optimiser=OptimiserSettings(batch_size=together, accumulation=setting.sequences * way.times // together),
         max_steps=setting.steps,
         max_length=setting.tokens,
         packing=way.packing,
@@ -194,11 +196,12 @@ def sft_job(folder: Path, base: Path, setting: Setting, way: Way, together: int)
         four_bit=way.four_bit,
         compile_layers=way.compiled and torch.cuda.is_available(),
     )
-    Dataset.from_list(training_rows(base, setting, way.packing)).save_to_disk(str(folder / "rows"))
+    rows_of_it = training_rows(base, setting, way)
+    Dataset.from_list(rows_of_it).save_to_disk(str(folder / "rows"))
     return SupervisedJob(settings=settings, prompt=PROMPT, rows=folder / "rows", base=base, out=folder / "sft")
 
 
-def training_rows(base: Path, setting: Setting, packing: bool) -> list[dict[str, Any]]:
+def training_rows(base: Path, setting: Setting, way: Way) -> list[dict[str, Any]]:
     """Rows in the columns a training reads, of a tenth of a sequence or of exactly one."""
     from agentflow.models.loading import load_tokenizer, tokenize_with
     from agentflow.training.encoding import encode_rows
@@ -217,12 +220,13 @@ def training_rows(base: Path, setting: Setting, packing: bool) -> list[dict[str,
         return len(encoded[0]["input_ids"])
 
     short, each = length(10), (length(20) - length(10)) / 10
-    wanted = setting.tokens // ROWS_IN_A_PACK if packing else setting.tokens
+    wanted = setting.tokens // ROWS_IN_A_PACK if way.packing else setting.tokens
     words = max(1, 10 + int((wanted - short) / each))
-    count = setting.sequences * (12 if packing else 2)
+    count = setting.sequences * way.times * (12 if way.packing else 2)
     # Rows to pack are between half and one and a half times as long, so packs differ as real ones do.
     return [
-        row(number, words // 2 + words * (number * 37 % 101) // 101 if packing else words) for number in range(count)
+        row(number, words // 2 + words * (number * 37 % 101) // 101 if way.packing else words)
+        for number in range(count)
     ]
 
 

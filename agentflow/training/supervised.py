@@ -237,8 +237,6 @@ def supervised_arguments(job: SupervisedJob, data: Prepared) -> SFTConfig:
         "max_length": None,
         "packing": False,
         "padding_free": settings.packing,
-        # A GPU would wait for each batch to be put together (a tenth of a step); a CPU's cores are the model's.
-        "dataloader_num_workers": int(uses_gpu(settings.optimiser)),
         **sharding_arguments(settings.optimiser, settings.gradient_checkpointing),
     }
     if data.evaluation is not None:
