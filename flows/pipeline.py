@@ -16,7 +16,7 @@ from flows.promoting import gate_run
 from flows.recipes import Recipe
 from flows.signals import terminable
 from tasks.context import RunContext, placed
-from tasks.evaluate import make_evaluation, open_answerer
+from tasks.evaluate import make_evaluation, open_answerers
 from tasks.loss_filter import make_loss_filter
 from tasks.making import Made
 from tasks.simple import make_base_model, make_questions
@@ -61,9 +61,9 @@ def make_all(recipe: Recipe, where: RunContext, upto: Part = "evaluation") -> No
             tuned["grpo"] = make_grpo(*of("grpo"), questions, kept, cold_start, base, where)
     if "training" in (upto, recipe.upto):
         return
-    with open_answerer(where) as answerer:
+    with open_answerers(where) as answerers:
         for config in recipe.evaluate:
             name = evaluation_name(config.model, config.style)
             evaluate = make_evaluation.with_options(task_run_name=name)
-            evaluate(name, *of(name), questions, base, tuned[config.model], answerer, where)
+            evaluate(name, *of(name), questions, base, tuned[config.model], answerers, where)
     gate_run(recipe, where, "full")

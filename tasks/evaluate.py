@@ -1,8 +1,8 @@
-"""evaluate on Ray: one actor answers for all models in turn; judging happens here."""
+"""evaluate on Ray: a pool of actors answers batches of questions, model after model; judging happens here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,47 +13,48 @@ from prefect.logging import get_run_logger
 from agentflow.artifacts.artifact import Artifact
 from agentflow.artifacts.fingerprint import Identity
 from agentflow.artifacts.store import Store
+from agentflow.progress import Progress
+from agentflow.records import Rollout
 from agentflow.schemas import EVALUATIONS
-from agentflow.stages.evaluate import EvaluateConfig, chosen, judge
+from agentflow.stages.evaluate import EvaluateConfig, batches, chosen, judge
 from agentflow.training.jobs import ADAPTER
 from tasks.context import RunContext
 from tasks.making import Effort, Made, make
 from tasks.pool import ActorPool
 from tasks.ray_work import AnsweringActor
 
+Batch = list[dict[str, Any]]
 
-class Answerer:
-    """The answering actor, started when the first model is really evaluated."""
+
+class Answerers:
+    """The pool of answering actors, started when the first model is really evaluated."""
 
     def __init__(self, where: RunContext) -> None:
         self._where = where
         self._stack = ExitStack()
         self._pool: ActorPool | None = None
 
-    def ask(self, call: Callable[[Any], Any]) -> Any:
-        """The value of the ref that `call(actor)` gives, asked again if the actor died: its searches are in the ledger.
-
-        Raises as ActorPool.map.
-        """
+    def map(self, batches: Sequence[Batch], ask: Callable[[Any, Batch], Any]) -> Iterator[tuple[Batch, Any]]:
+        """ActorPool.map; what a dead actor had searched for is in the ledger."""
         if self._pool is None:
-            resources = self._where.evaluate.model_copy(update={"workers": 1})
+            resources = self._where.evaluate
             actor = AnsweringActor.options(num_cpus=resources.cpus, num_gpus=resources.gpus)  # type: ignore[attr-defined]
             pool = ActorPool("evaluate", lambda: actor.remote(self._where.secrets), resources, get_run_logger())
             self._pool = self._stack.enter_context(pool)
-        return self._pool.one(call)
+        return self._pool.map(batches, ask)
 
     def stop(self) -> None:
         self._stack.close()
 
 
 @contextmanager
-def open_answerer(where: RunContext) -> Iterator[Answerer]:
-    """One answering actor for several evaluations, stopped at the end."""
-    answerer = Answerer(where)
+def open_answerers(where: RunContext) -> Iterator[Answerers]:
+    """Answering actors for several evaluations, stopped at the end."""
+    answerers = Answerers(where)
     try:
-        yield answerer
+        yield answerers
     finally:
-        answerer.stop()
+        answerers.stop()
 
 
 @task(name="evaluate", retries=0, cache_policy=NO_CACHE)
@@ -64,7 +65,7 @@ def make_evaluation(
     questions: Made,
     base: Made,
     tuned: Made | None,
-    answerer: Answerer,
+    answerers: Answerers,
     where: RunContext,
 ) -> Made:
     """Held-out questions answered by one model, with tools in the loop."""
@@ -72,15 +73,17 @@ def make_evaluation(
     def compute(store: Store, effort: Effort) -> Artifact:
         rows = chosen(questions.artifact.rows(), config)
         adapter = str(tuned.artifact.path / ADAPTER) if tuned else None
-        progress = str(where.progress(name))
-        model, device = str(base.artifact.path), where.evaluate.device
-        answered = answerer.ask(
-            lambda actor: actor.answer.remote(
-                rows, config, model, adapter, where.access, where.decode_batch, device, progress
-            )
-        )
-        return store.commit_table(
-            identity, judge(rows, answered, config), EVALUATIONS, recipe=where.recipe, **effort.spent()
-        )
+        model, device, file = str(base.artifact.path), where.evaluate.device, where.progress(name)
+        progress, answered = Progress(file, "questions"), dict[str, Rollout]()
+        progress.update(0, len(rows))
+
+        def ask(actor: Any, batch: Batch) -> Any:
+            return actor.answer.remote(batch, config, model, adapter, where.access, device, str(file))
+
+        for batch, rollouts in answerers.map(batches(rows, where.decode_batch), ask):
+            answered |= {row["id"]: rollout for row, rollout in zip(batch, rollouts, strict=True)}
+            progress.update(len(answered), len(rows))
+        judged = judge(rows, [answered[row["id"]] for row in rows], config)
+        return store.commit_table(identity, judged, EVALUATIONS, recipe=where.recipe, **effort.spent())
 
     return make(name, identity, where, compute)

@@ -9,7 +9,6 @@ import ray
 
 from agentflow.access import Access
 from agentflow.clock import recording
-from agentflow.progress import Progress
 from agentflow.stages.evaluate import EvaluateConfig
 from agentflow.stages.loss_filter import LossFilterConfig, RowScore
 from tasks.keys import load_secrets
@@ -42,35 +41,28 @@ class ScoringActor:
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class AnsweringActor:
-    """Answers questions with any adapter on one base model."""
+    """Answers batches of questions with any adapter on one base model; keeps the last one it was asked for."""
 
     def __init__(self, secrets: dict[str, str]) -> None:
         load_secrets(secrets)
+        self._model: Any = None
 
     def answer(
         self,
-        rows: list[dict[str, Any]],
+        batch: list[dict[str, Any]],
         config: EvaluateConfig,
         base: str,
         adapter: str | None,
         access: Access,
-        batch_size: int,
         device: Device,
         progress: str,
     ) -> list[Any]:
-        """Rollouts of `rows` in order (records.Rollout)."""
-        from agentflow.models.answering import answer_questions
+        """Rollouts of a batch of rows, in order (records.Rollout)."""
+        from agentflow.models.answering import AnsweringModel
 
+        named = Path(base), Path(adapter) if adapter else None
+        if self._model is None or self._model.named != named:
+            self._model = None  # the one before makes room first
+            self._model = AnsweringModel(*named, device)
         with recording(Path(progress)):
-            live = Progress(Path(progress), "questions")
-            live.update(0, len(rows))
-            return answer_questions(
-                rows,
-                config,
-                Path(base),
-                Path(adapter) if adapter else None,
-                access,
-                batch_size=batch_size,
-                device=device,
-                on_batch=lambda done: live.update(done, len(rows)),
-            )
+            return self._model.answer(batch, config, access)

@@ -41,7 +41,7 @@ class ResourcePlan(Frozen):
         changed: dict[str, Any] = {
             "loss_filter": _over(where.loss_filter, self.loss_filter),
             "training": training,
-            "evaluate": _over(where.evaluate, self.evaluate),
+            "evaluate": self.evaluate or where.evaluate,
             "decode_batch": self.decode_batch,
         }
         changed |= {name: _over(training, getattr(self, name)) for name in TRAINING if getattr(self, name) is not None}

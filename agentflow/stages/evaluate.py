@@ -63,6 +63,15 @@ def chosen(rows: Sequence[dict[str, Any]], config: EvaluateConfig) -> list[dict[
     return picked
 
 
+def batches(rows: Sequence[dict[str, Any]], size: int) -> list[list[dict[str, Any]]]:
+    """`rows` in batches of at most `size` that take equally long: the same kind of question, similar length.
+
+    Which batch a row is in depends on the rows and `size` alone, not on who answers it.
+    """
+    order = sorted(rows, key=lambda row: (row["kind"], len(row["question"]), row["id"]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 def prompt_head_of(config: EvaluateConfig) -> str:
     """What stands before every question in the configured style; encoded once."""
     if config.style == "trained":

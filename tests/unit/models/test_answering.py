@@ -6,9 +6,9 @@ import pytest
 from pipeline_rows import question_rows
 
 from agentflow.access import Access
-from agentflow.models.answering import answer_questions
+from agentflow.models.answering import AnsweringModel
 from agentflow.models.settings import GenerationConfig
-from agentflow.stages.evaluate import EvaluateConfig, judge
+from agentflow.stages.evaluate import EvaluateConfig, batches, judge
 from agentflow.toolset import ToolsConfig
 
 ROWS = [row for row in question_rows(5, two_hop=2) if row["split"] == "train"]
@@ -26,13 +26,21 @@ def config(style):
 
 @pytest.mark.parametrize("style", ["trained", "tools", "plain"])
 def test_answers_come_in_the_order_of_the_questions_and_do_not_depend_on_the_batches(style, tiny_base, tiny_tokenizer):
-    told = []
-    batched = answer_questions(ROWS, config(style), tiny_base, None, ACCESS, batch_size=3, on_batch=told.append)
-    single = answer_questions(ROWS, config(style), tiny_base, None, ACCESS, batch_size=1)
-    assert told == [3, 6, 7]
+    model = AnsweringModel(tiny_base, None)
+    batched = model.answer(ROWS, config(style), ACCESS)
+    single = [rollout for row in ROWS for rollout in model.answer([row], config(style), ACCESS)]
     assert [rollout.completion_ids for rollout in batched] == [rollout.completion_ids for rollout in single]
     for row, rollout in zip(ROWS, batched, strict=True):
         prompt = tiny_tokenizer.decode(rollout.prompt_ids)
         assert prompt.endswith(f"{row['question']}<|im_end|>\n<|im_start|>assistant\n")
         assert prompt.startswith("<|im_start|>system\n") and prompt.count("<|im_start|>system") == 1
     assert judge(ROWS, batched, config(style)).keys_out == len(ROWS)
+
+
+def test_a_rows_batch_depends_on_the_rows_and_the_size_alone():
+    planned = batches(ROWS, 3)
+    assert [len(batch) for batch in planned] == [3, 3, 1]
+    assert sorted(row["id"] for batch in planned for row in batch) == sorted(row["id"] for row in ROWS)
+    assert batches(ROWS[::-1], 3) == planned and batches([], 3) == []
+    kinds = [row["kind"] for batch in planned for row in batch]
+    assert kinds == sorted(kinds), "neighbours take equally long"
