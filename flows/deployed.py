@@ -47,10 +47,10 @@ from flows.recipes import Recipe
 from flows.reporting import RunWatch, open_run_ledger, work_and_report
 from flows.run import RunOptions, check_keys, context_of, cpus_of
 from flows.signals import cancellable
-from tasks.context import Resources, RunContext
+from tasks.context import RunContext
 from tasks.keys import load_secrets
 from tasks.making import Made, collected
-from tasks.resources import ResourcePlan, load_resources
+from tasks.resources import ResourcePlan, by_stage, load_resources
 
 PARTS: tuple[Part, ...] = ("data", "training", "evaluation")
 DATA = ("questions", "traces", "tool_insertion", "loss_filter")
@@ -126,8 +126,7 @@ def context_here(
         "batch_limit": os.environ.get("AGENTFLOW_BATCH_LIMIT") or None,
     }
     if options.cpus and options.resources == ResourcePlan():  # Ray is on this machine, whose cores are known
-        each = Resources(cpus=options.cpus)
-        changes |= {"loss_filter": each, "training": each, "evaluate": each}
+        changes |= by_stage(options.cpus)
     return where.model_copy(update=changes)
 
 

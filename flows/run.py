@@ -26,9 +26,9 @@ from flows.estimating import estimates, lines
 from flows.plan import decide, plan
 from flows.recipes import Recipe
 from flows.signals import terminable
-from tasks.context import Resources, RunContext, placed_in
+from tasks.context import RunContext, placed_in
 from tasks.making import Made
-from tasks.resources import ResourcePlan
+from tasks.resources import ResourcePlan, by_stage
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def context_of(recipe: Recipe, options: RunOptions, teacher_url: str | None, sea
         search_url=search_url,
     )
     # The cores of this machine say nothing about the nodes of a cluster.
-    each = Resources(cpus=1 if configured_address(options.ray_address) else cpus_of(options))
-    where = RunContext(root=root, recipe=recipe.name, access=access, loss_filter=each, training=each, evaluate=each)
+    stages = by_stage(1 if configured_address(options.ray_address) else cpus_of(options))
+    where = RunContext(root=root, recipe=recipe.name, access=access, **stages)
     return options.resources.apply(where)
 
 

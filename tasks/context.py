@@ -63,8 +63,7 @@ class RunContext(Frozen):
     access: Access
     loss_filter: Resources = Resources()
     training: Resources = Resources()
-    evaluate: Resources = Resources(cpus=1, workers=2)
-    # Decoding gains little from a second core: two batches side by side are done sooner.
+    evaluate: Resources = Resources()
     sft: Resources | None = None
     cold_start: Resources | None = None
     grpo: Resources | None = None

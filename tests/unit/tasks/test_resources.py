@@ -13,7 +13,7 @@ from flows.cluster import configured_address, places
 from flows.recipes import smoke
 from flows.run import RunOptions, context_of
 from tasks.context import Resources, RunContext
-from tasks.resources import ResourcePlan, load_resources
+from tasks.resources import ResourcePlan, by_stage, load_resources
 from tasks.worker_logs import WorkerLines
 
 
@@ -42,6 +42,17 @@ def test_a_training_takes_what_it_does_not_name_from_training(tmp_path: Path) ->
     applied = read(tmp_path, "training: {workers: 2, num_cpus: 1}\ngrpo: {wait_s: 30}\n").apply(where(tmp_path))
     assert applied.training_of("grpo") == Resources(cpus=1, workers=2, wait_s=30)
     assert applied.training_of("cold_start") == Resources(cpus=1, workers=2)
+
+
+def test_answers_come_from_two_halves_of_a_machine_and_from_one_gpu(tmp_path: Path) -> None:
+    here = where(tmp_path).model_copy(update=by_stage(8))
+    assert here.evaluate == Resources(cpus=4, workers=2) and here.training == here.loss_filter == Resources(cpus=8)
+    assert by_stage(1)["evaluate"] == Resources(cpus=1)
+    applied = read(tmp_path, "evaluate: {num_gpus: 1}\n").apply(here)
+    assert applied.evaluate == Resources(cpus=4, gpus=1), "the second worker would wait for a GPU nobody asked for"
+    inherited = read(tmp_path, "training: {workers: 8, num_gpus: 1}\nsft: {num_gpus: 2}\n").apply(here)
+    assert inherited.training_of("sft").workers == 8
+    assert read(tmp_path, "evaluate: {num_gpus: 1, workers: 3}\n").apply(here).evaluate.workers == 3
 
 
 def test_an_empty_file_and_a_context_sent_as_json_keep_what_was_there(tmp_path: Path) -> None:
