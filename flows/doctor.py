@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -54,7 +55,16 @@ class Finding:
 
 def examine(recipe: Recipe, root: Path, *, call: bool = False) -> list[Finding]:
     """All findings, in the order in which they are best mended. `call` also asks the configured endpoints once."""
-    found = [python(), packages(CONSTRAINTS), base_model(recipe), gpu(), disk(root), prefect_api(), ray_address()]
+    found = [
+        python(),
+        packages(CONSTRAINTS),
+        bytecode(),
+        base_model(recipe),
+        gpu(),
+        disk(root),
+        prefect_api(),
+        ray_address(),
+    ]
     return [*found, *keys(recipe, call)]
 
 
@@ -86,6 +96,25 @@ def packages(constraints: Path) -> Finding:
     if other:
         return Finding("packages", "note", "; ".join(other[:8]), "run make setup for the tested versions")
     return Finding("packages", "ok", f"{len(pins) - len(absent)} as tested")
+
+
+def bytecode() -> Finding:
+    """Whether the heavy packages are compiled; each of a run's many processes imports them."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return Finding("bytecode", "note", "torch is not installed", "run make setup")
+    source = Path(spec.origin)
+    if Path(importlib.util.cache_from_source(source)).is_file():
+        return Finding("bytecode", "ok", "packages are compiled")
+    if not sys.dont_write_bytecode and os.access(source.parent, os.W_OK):
+        return Finding("bytecode", "ok", "packages are compiled when they are first imported")
+    return Finding(
+        "bytecode",
+        "note",
+        "packages are not compiled and no process may do it (PYTHONDONTWRITEBYTECODE, or a folder that is not "
+        "writable): every worker starts about 10 s later",
+        f"run once, as who may write there: {sys.executable} -m compileall -q {source.parent.parent}",
+    )
 
 
 def _needed() -> set[str]:

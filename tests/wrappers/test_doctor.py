@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import version
+from importlib.util import spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 
 from agentflow.services.server import LocalService
 from flows.cli import main
-from flows.doctor import examine, gpu, packages
+from flows.doctor import bytecode, examine, gpu, packages
 from flows.recipes import load_recipe
 
 CANARY = "sk-canary-7d1f"
@@ -44,6 +45,22 @@ def test_what_is_missing_is_named_and_the_exit_code_says_so(tmp_path: Path, monk
     missing = [line for line in said.splitlines() if line.startswith("MISSING")]
     assert [line.split(":")[0].split()[1] for line in missing] == ["disk", "Ray", "search"]
     assert "TAVILY_API_KEY" in missing[2] and "127.0.0.1:9" in missing[1] and "--root" in missing[0]
+
+
+def test_packages_that_every_process_would_compile_anew_are_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bytecode().verdict == "ok", "make setup compiles them"
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("")
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: spec_from_file_location(name, tmp_path / "torch" / "__init__.py")
+    )
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    found = bytecode()
+    assert found.verdict == "note" and found.mend.endswith(f"-m compileall -q {tmp_path}")
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    assert bytecode().verdict == "ok", "the first import does it"
 
 
 def test_a_gpu_that_the_installed_torch_cannot_use_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
