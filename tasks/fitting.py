@@ -25,12 +25,10 @@ from tasks.training_worker import train_fn
 from tasks.worker_logs import with_last_lines
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-DEATH_KNOWN_S = 30.0
+OTHER_ERROR_S, PEER_GONE_S = 10.0, 30.0
 # A surviving worker says "connection closed" at once; that its peer's node is dead is known later: Ray's head misses
-# five beats of 3 s first where the node could not say good-bye.
-PEER_GONE = re.compile(
-    r"connection (was likely )?(closed|reset)|broken pipe|remote process (exited|has)|DistNetworkError", re.IGNORECASE
-)
+# five beats of 3 s first where the node could not say good-bye. Of other errors less is believed.
+PEER_GONE = re.compile(r"connection (was likely )?(closed|reset)|broken pipe|remote process exited", re.IGNORECASE)
 # What gloo, NCCL and torch's store say to the workers that are left. A peer that fails by itself keeps its connections
 # until all workers are ended.
 
@@ -53,7 +51,7 @@ def fit(job: SupervisedJob | PolicyJob, name: TrainingStage, where: RunContext) 
             own = _own_error(error)
             if own is not None:
                 raise own from error
-            if not _lost(error, dead):
+            if not _lost(error, dead, resources.workers):
                 raise
             said = with_last_lines(f"{name}: a training worker died ({squeeze(str(error))})", str(error))
             if attempt > resources.restarts:
@@ -129,7 +127,7 @@ def _own_error(error: Any) -> AgentflowError | None:
     return None
 
 
-def _lost(error: Any, dead: set[str]) -> bool:
+def _lost(error: Any, dead: set[str], workers: int) -> bool:
     """Whether a worker or its node died, rather than failed by itself; `dead`: nodes lost before this attempt.
 
     A worker whose peer is gone is told by what it says, because Ray may hear of that before it hears of the death.
@@ -141,10 +139,12 @@ def _lost(error: Any, dead: set[str]) -> bool:
     failures = [getattr(failure, "health_check_failure", failure) for failure in error.worker_failures.values()]
     if any(isinstance(failure, RayError) for failure in failures):
         return True
-    alone = any(PEER_GONE.search(str(failure)) for failure in failures)
-    deadline = time.monotonic() + (DEATH_KNOWN_S if alone or len(ray.nodes()) > 1 else 0)
-    while not _dead() - dead:
-        if time.monotonic() >= deadline:
+    # Of all that failed: a worker whose own error ended the others is no death.
+    alone = workers > 1 and all(PEER_GONE.search(str(getattr(each, "_base_exc", each))) for each in failures)
+    deadline = time.monotonic() + (PEER_GONE_S if alone else OTHER_ERROR_S)
+    while not (gone := _dead() - dead):
+        nodes = sum(node["Alive"] for node in ray.nodes()) + len(gone)
+        if nodes < 2 or time.monotonic() >= deadline:
             return alone
         time.sleep(0.2)
     return True

@@ -38,9 +38,9 @@ class ResourcePlan(Frozen):
     def apply(self, where: RunContext) -> RunContext:
         """`where` with this plan's resources; its own are the defaults."""
         training = _over(where.training, self.training)
-        # Two workers by default share a machine's cores; they would not share a GPU.
-        alone = self.evaluate is not None and self.evaluate.gpus > 0
-        evaluate = where.evaluate.model_copy(update={"workers": 1}) if alone else where.evaluate
+        # Who says how many cores, GPUs or workers answer means each of them, and no halves.
+        named = self.evaluate is not None and self.evaluate.model_fields_set & {"cpus", "gpus", "workers"}
+        evaluate = where.loss_filter if named else where.evaluate
         changed: dict[str, Any] = {
             "loss_filter": _over(where.loss_filter, self.loss_filter),
             "training": training,

@@ -15,6 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from agentflow.errors import BudgetExceeded
+from agentflow.ledger import claims
+from agentflow.ledger.claims import Claim, Unclaim
 from agentflow.ledger.database import insert_new, reading, run_again, told, upsert
 from agentflow.ledger.limits import Extend, Grant, LimitEntry, Limits, Pause, Settle
 from agentflow.ledger.models import ATTEMPTS, BUDGETS, CALLS, REPLAYS, RESERVATIONS, STOPS
@@ -69,7 +71,7 @@ class NoteStop:
     # A row of `stops`.
 
 
-Entry = Reserve | Finish | Release | CountReplay | NoteStop | LimitEntry
+Entry = Reserve | Finish | Release | CountReplay | NoteStop | Claim | Unclaim | LimitEntry
 
 
 def in_chunks(keys: Iterable[str]) -> Iterable[list[str]]:
@@ -121,6 +123,10 @@ class Books:
             for entry in entries:
                 if isinstance(entry, NoteStop):
                     connection.execute(insert_new(self._engine, STOPS), entry.row)
+            claimed = [(at, entry) for at, entry in enumerate(entries) if isinstance(entry, (Claim, Unclaim))]
+            held = claims.apply(self._engine, connection, [entry for _, entry in claimed])
+            for (at, _), holder in zip(claimed, held, strict=True):
+                results[at] = holder
             # Last, so that a limit all processes wait for is held as shortly as can be.
             limited = [(at, entry) for at, entry in enumerate(entries) if isinstance(entry, _LIMIT_ENTRIES)]
             granted = self._limits.apply(connection, [entry for _, entry in limited])

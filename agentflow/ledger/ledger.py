@@ -28,10 +28,12 @@ from agentflow.ledger import meters
 from agentflow.ledger.batcher import Batcher
 from agentflow.ledger.books import Books, CountReplay, Entry, Finish, NoteStop, Release, Reserve, Row
 from agentflow.ledger.calls import MODES, Answer, Cost, Mode, PaidCall, Recorded, Refusal
+from agentflow.ledger.claims import CLAIMED, Claims
 from agentflow.ledger.database import open_engine, reading, run_again, told, upsert
 from agentflow.ledger.limits import Granted, LimitEntry
 from agentflow.ledger.models import BUDGETS, STOPS
-from agentflow.ledger.owners import me, settle_lost
+from agentflow.ledger.owners import settle_lost
+from agentflow.ledger.places import me
 from agentflow.ledger.rows import answer_row, close_attempt, now, verified
 from agentflow.waiting import to_its_end, unhurried
 
@@ -63,6 +65,7 @@ class Ledger:
         self._in_flight: dict[str, Future[Recorded]] = {}
         self._lock = threading.Lock()
         self._owner = me()
+        self._claims = Claims(self._writer.submit, self._later, self._owner)
         self._late_error: BaseException | None = None
         self._unwritable: StoreError | None = None
         # Why an answer that was paid for could not be kept: then no other is asked for.
@@ -139,8 +142,8 @@ class Ledger:
         `send` is called at most once. `admit` is entered around reserving and sending (a semaphore, a wait), never
         for stored answers; `permit` is awaited right before `send`: until it returns nothing has been sent, and if it
         fails nothing is charged. Once an answer could not be stored nothing further is sent. Concurrent asks of one key
-        share one call. Raises ReplayMissing (its `stops_run` is True in mode `replay_or_fail`), BudgetExceeded,
-        StoreError, and the ServiceFailure of `permit` and `send`.
+        share one call; of searches, those of all processes do. Raises ReplayMissing (its `stops_run` is True in mode
+        `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure of `permit` and `send`.
         """
         while True:
             with self._lock:
@@ -179,10 +182,8 @@ class Ledger:
         self, call: PaidCall, send: Send, worst_case: Cost, admit: Admit | None, permit: Permit | None
     ) -> Recorded:
         row = self._prefetched.pop(call.key, None) or await asyncio.wrap_future(self._reader.submit(call.key))
-        response = verified(row)
-        if row is not None and response is not None and not (self.mode == "record" and _is_old(row, call.max_age_s)):
-            self._later(CountReplay(call.kind))
-            return Recorded(response, call.key, False, row["fetched_at"])
+        if (recorded := self._stored(call, row)) is not None:
+            return recorded
         if self.mode != "record":
             state = "is not stored" if row is None else "is stored but damaged (its hash does not fit)"
             missing = ReplayMissing(
@@ -190,7 +191,25 @@ class Ledger:
             )
             missing.stops_run = self.mode == "replay_or_fail"
             raise missing
-        return await self._pay(call, send, worst_case, admit, permit, replace_it=row is not None)
+        if call.kind not in CLAIMED:
+            return await self._pay(call, send, worst_case, admit, permit, replace_it=row is not None)
+        await self._claims.take(call.key)
+        try:
+            # Whoever had it has stored its answer, unless it failed.
+            row = await asyncio.wrap_future(self._reader.submit(call.key))
+            if (recorded := self._stored(call, row)) is not None:
+                return recorded
+            return await self._pay(call, send, worst_case, admit, permit, replace_it=row is not None)
+        finally:
+            self._claims.free(call.key)
+
+    def _stored(self, call: PaidCall, row: Row | None) -> Recorded | None:
+        """The answer in a row of `calls`, counted as a replay; None if there is none, or it is damaged or too old."""
+        response = verified(row)
+        if row is None or response is None or (self.mode == "record" and _is_old(row, call.max_age_s)):
+            return None
+        self._later(CountReplay(call.kind))
+        return Recorded(response, call.key, False, row["fetched_at"])
 
     async def _pay(
         self,

@@ -141,6 +141,21 @@ class RateEntry(Base):
     # The worst case while the call is under way, then what the service counted.
 
 
+class CallClaim(Base):
+    """A call that somebody is at: other processes wait for its answer."""
+
+    __tablename__ = "claims"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    # Of the call, as in `calls`.
+    id: Mapped[str] = mapped_column(String(32))
+    # Of the open ledger that has it.
+    owner: Mapped[str] = mapped_column(Text)
+    # host|boot|pid|start of its process.
+    at: Mapped[float] = mapped_column(Float)
+    # Seconds since the epoch.
+
+
 class Stop(Base):
     """A service that told a run to stop (wrong key, no quota): its queued calls are not sent."""
 
@@ -162,4 +177,5 @@ BUDGETS = cast(Table, Budget.__table__)
 RESERVATIONS = cast(Table, Reservation.__table__)
 RATE_LIMITS = cast(Table, RateLimit.__table__)
 RATE_LOG = cast(Table, RateEntry.__table__)
+CLAIMS = cast(Table, CallClaim.__table__)
 STOPS = cast(Table, Stop.__table__)

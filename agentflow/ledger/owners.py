@@ -1,4 +1,4 @@
-"""Whose reservation is this, and can its process still settle it? (host, boot, pid, start) names a process exactly.
+"""Whose reservation is this, and can its process still settle it?
 
 A process that was killed leaves its reservations behind. Nobody knows whether the service did the work, so their
 money is never given back: on the next opening of the budget on the same host they become spent money at their worst
@@ -8,35 +8,14 @@ same against the limit. A wrong guess is harmless: what is settled once cannot b
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 
-import psutil
 from sqlalchemy import Engine, select
 
 from agentflow.ledger.books import Books
 from agentflow.ledger.database import insert_new
 from agentflow.ledger.models import ATTEMPTS, RESERVATIONS
-from agentflow.ledger.places import host_and_boot
-
-# psutil computes start times from the boot time, which moves a little when the clock is set.
-_SAME_START_S = 2.0
-
-
-def me() -> str:
-    """This process as `host|boot|pid|start`."""
-    return f"{host_and_boot()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
-
-
-def is_surely_dead(owner: str) -> bool:
-    """True only for a process of this host and boot that is gone."""
-    place, pid, start = owner.rsplit("|", 2)
-    if place != host_and_boot():
-        return False
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(start)) > _SAME_START_S
-    except psutil.NoSuchProcess:
-        return True
+from agentflow.ledger.places import is_surely_dead
 
 
 def settle_lost(engine: Engine, books: Books, budget_key: str) -> int:

@@ -1,12 +1,19 @@
-"""Where this process runs, so that what it leaves in the ledger can be judged later: host, and since which boot."""
+"""Where this process runs, so that what it leaves in the ledger can be judged later: (host, boot, pid, start) names a
+process exactly.
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# psutil computes start times from the boot time, which moves a little when the clock is set.
+_SAME_START_S = 2.0
 
 
 @cache
@@ -23,3 +30,19 @@ def boot() -> str:
 
 def _boot_id() -> str:
     return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+
+
+def me() -> str:
+    """This process as `host|boot|pid|start`."""
+    return f"{host_and_boot()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
+
+
+def is_surely_dead(owner: str) -> bool:
+    """True only for a process of this host and boot that is gone."""
+    place, pid, start = owner.rsplit("|", 2)
+    if place != host_and_boot():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(start)) > _SAME_START_S
+    except psutil.NoSuchProcess:
+        return True

@@ -24,6 +24,7 @@ RESOURCES = """
 loss_filter: {workers: 2, num_cpus: 1}
 training: {workers: 2, num_cpus: 1, wait_s: %d}
 evaluate: {num_cpus: 1, workers: 2}
+decode_batch: 3
 """
 SETTINGS = (
     "base_model.source.layers=4",  # scoring takes long enough to be seen

@@ -13,9 +13,9 @@ GLOO = "[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1
 STORE = "failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?"
 
 
-def ended_by(failure: Exception) -> WorkerGroupError:
-    """Ray Train's error of a group whose rank 0 said `failure` before anything was known of rank 1."""
-    return WorkerGroupError("Training failed due to worker errors", {0: failure})
+def ended_by(*failures: Exception) -> WorkerGroupError:
+    """Ray Train's error of a group of which only these ranks' ends were known."""
+    return WorkerGroupError("Training failed due to worker errors", dict(enumerate(failures)))
 
 
 def said(error: Exception) -> UserExceptionWithTraceback:
@@ -23,17 +23,20 @@ def said(error: Exception) -> UserExceptionWithTraceback:
 
 
 @pytest.mark.parametrize("text", [GLOO, STORE])
-def test_a_worker_whose_peer_is_gone_has_not_failed_by_itself(
-    ray_up: None, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+def test_a_worker_whose_peer_is_gone_has_not_failed_by_itself(ray_up: None, text: str) -> None:
     """The survivor's error may be all that Ray Train knows: it then polled before it heard of the death."""
-    monkeypatch.setattr(fitting, "DEATH_KNOWN_S", 0.5)
-    assert fitting._lost(ended_by(said(RuntimeError(text))), set())
+    assert fitting._lost(ended_by(said(RuntimeError(text))), set(), workers=2)
 
 
-def test_a_workers_own_error_is_no_death(ray_up: None) -> None:
-    assert not fitting._lost(ended_by(said(ValueError("the loss is NaN at step 3"))), set())
+def test_a_lone_worker_has_no_peer_that_could_be_gone(ray_up: None) -> None:
+    assert not fitting._lost(ended_by(said(OSError("Connection reset by peer"))), set(), workers=1)
+
+
+def test_a_workers_own_error_is_no_death_also_where_it_took_the_others_with_it(ray_up: None) -> None:
+    own = said(ValueError("the loss is NaN at step 3"))
+    assert not fitting._lost(ended_by(own), set(), workers=2)
+    assert not fitting._lost(ended_by(said(RuntimeError(GLOO)), own), set(), workers=2)
 
 
 def test_a_dead_worker_is_lost(ray_up: None) -> None:
-    assert fitting._lost(ended_by(ActorDiedError()), set())
+    assert fitting._lost(ended_by(ActorDiedError()), set(), workers=1)

@@ -15,7 +15,7 @@ from agentflow.errors import BudgetExceeded, ConfigError, ServerFailed, StoreErr
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
 from agentflow.ledger.database import open_engine
 from agentflow.ledger.models import ATTEMPTS, RESERVATIONS
-from agentflow.ledger.owners import me
+from agentflow.ledger.places import me
 
 DRIVER = Path(__file__).parent / "ledger_driver.py"
 ROOT = Path(__file__).parents[3]

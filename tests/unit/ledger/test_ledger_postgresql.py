@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,14 +55,35 @@ def test_records_replays_and_keeps_a_budget(server: str) -> None:
     assert entry is not None and entry["response"] == odd
 
 
+def test_two_workers_pay_the_same_search_once(server: str) -> None:
+    sent = []
+
+    async def both(ledgers: list[Ledger]) -> list[bool]:
+        async def answer(number: int) -> Answer:
+            sent.append(number)
+            await asyncio.sleep(0.05)
+            return Answer({"n": number}, Cost())
+
+        asked = [
+            ledger.ask(call(number), partial(answer, number), Cost()) for number in range(20, 40) for ledger in ledgers
+        ]
+        return [recorded.paid for recorded in await asyncio.gather(*asked)]
+
+    with Ledger.open(server, run_id="a") as one, Ledger.open(server, run_id="b") as other:
+        paid = asyncio.run(both([one, other]))
+    assert sorted(sent) == list(range(20, 40)) and sum(paid) == 20
+
+
 def test_the_first_of_two_answers_wins(server: str) -> None:
     async def answer(n: int) -> Answer:
         await asyncio.sleep(0.05)
         return Answer({"n": n}, Cost())
 
+    taught = PaidCall("teacher", "local/0", "basic", {"query": "q10"}, 0, "pg")
+
     async def both(one: Ledger, other: Ledger) -> list[int]:
         got = await asyncio.gather(
-            one.ask(call(10), lambda: answer(1), Cost()), other.ask(call(10), lambda: answer(2), Cost())
+            one.ask(taught, lambda: answer(1), Cost()), other.ask(taught, lambda: answer(2), Cost())
         )
         return [recorded.response["n"] for recorded in got]
 

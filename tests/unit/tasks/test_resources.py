@@ -49,7 +49,10 @@ def test_answers_come_from_two_halves_of_a_machine_and_from_one_gpu(tmp_path: Pa
     assert here.evaluate == Resources(cpus=4, workers=2) and here.training == here.loss_filter == Resources(cpus=8)
     assert by_stage(1)["evaluate"] == Resources(cpus=1)
     applied = read(tmp_path, "evaluate: {num_gpus: 1}\n").apply(here)
-    assert applied.evaluate == Resources(cpus=4, gpus=1), "the second worker would wait for a GPU nobody asked for"
+    assert applied.evaluate == Resources(cpus=8, gpus=1), "the second worker would wait for a GPU nobody asked for"
+    assert read(tmp_path, "evaluate: {num_cpus: 6}\n").apply(here).evaluate == Resources(cpus=6)
+    assert read(tmp_path, "evaluate: {workers: 1}\n").apply(here).evaluate == Resources(cpus=8)
+    assert read(tmp_path, "evaluate: {wait_s: 5}\n").apply(here).evaluate == Resources(cpus=4, workers=2, wait_s=5)
     inherited = read(tmp_path, "training: {workers: 8, num_gpus: 1}\nsft: {num_gpus: 2}\n").apply(here)
     assert inherited.training_of("sft").workers == 8
     assert read(tmp_path, "evaluate: {num_gpus: 1, workers: 3}\n").apply(here).evaluate.workers == 3

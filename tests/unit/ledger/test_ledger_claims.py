@@ -1,0 +1,126 @@
+"""A search that another process is at is waited for, not paid twice; a process that is gone holds nobody up."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from agentflow.errors import RateLimited
+from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
+from agentflow.ledger.claims import LEASE_S
+from agentflow.ledger.places import host_and_boot
+
+LOOKED_UP = PaidCall("search", "local/0", "basic", {"query": "who"}, 0, "1")
+
+
+class Search:
+    """A counted search that takes a while."""
+
+    def __init__(self, outcome: Callable[[], Any] = lambda: Answer({"results": []}, Cost(credits=1))) -> None:
+        self.sent, self._outcome = 0, outcome
+
+    async def __call__(self) -> Answer | Refusal:
+        self.sent += 1
+        await asyncio.sleep(0.3)
+        outcome = self._outcome()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return str(tmp_path / "ledger.db")
+
+
+def at_once(database: str, *searches: Search) -> list[Any]:
+    """Each asks the same through a ledger of its own: two handles know as little of each other as two processes."""
+
+    async def run(ledgers: list[Ledger]) -> list[Any]:
+        asked = (ledger.ask(LOOKED_UP, search, Cost()) for ledger, search in zip(ledgers, searches, strict=True))
+        return await asyncio.gather(*asked)
+
+    ledgers = [Ledger.open(database, run_id=f"run{number}") for number in range(len(searches))]
+    try:
+        return asyncio.run(run(ledgers))
+    finally:
+        for ledger in ledgers:
+            ledger.close()
+
+
+def claims(database: str) -> int:
+    with sqlite3.connect(database) as connection:
+        return int(connection.execute("SELECT count(*) FROM claims").fetchone()[0])
+
+
+def leave_claim(database: str, owner: str, at: float) -> None:
+    """What a process leaves behind that ended while it was at the search."""
+    Ledger.open(database, run_id="made").close()
+    with sqlite3.connect(database) as connection:
+        connection.execute("INSERT INTO claims VALUES (?, ?, ?, ?)", (LOOKED_UP.key, "0" * 32, owner, at))
+
+
+def test_the_same_search_of_four_workers_is_paid_once(database: str) -> None:
+    search = Search()
+    answers = at_once(database, *[search] * 4)
+    assert search.sent == 1 and sorted(answer.paid for answer in answers) == [False, False, False, True]
+    assert all(answer.response == {"results": []} for answer in answers) and claims(database) == 0
+
+
+def test_who_waited_for_a_search_that_failed_makes_its_own(database: str) -> None:
+    failing, working = Search(lambda: RateLimited("429", retry_after_s=0.0)), Search()
+
+    async def run(one: Ledger, other: Ledger) -> Any:
+        failed = asyncio.ensure_future(one.ask(LOOKED_UP, failing, Cost()))
+        await asyncio.sleep(0.1)
+        answered = await other.ask(LOOKED_UP, working, Cost())
+        with pytest.raises(RateLimited):
+            await failed
+        return answered
+
+    with Ledger.open(database, run_id="a") as one, Ledger.open(database, run_id="b") as other:
+        assert asyncio.run(run(one, other)).paid
+    assert (failing.sent, working.sent) == (1, 1) and claims(database) == 0
+
+
+def test_a_search_that_is_given_up_lets_the_next_one_go(database: str) -> None:
+    first, second = Search(), Search()
+
+    async def run(one: Ledger, other: Ledger) -> Any:
+        given_up = asyncio.ensure_future(one.ask(LOOKED_UP, first, Cost()))
+        await asyncio.sleep(0.1)
+        waiting = asyncio.ensure_future(other.ask(LOOKED_UP, second, Cost()))
+        await asyncio.sleep(0.1)
+        assert second.sent == 0
+        given_up.cancel()
+        return await asyncio.wait_for(waiting, 10)
+
+    with Ledger.open(database, run_id="a") as one, Ledger.open(database, run_id="b") as other:
+        assert asyncio.run(run(one, other)).paid
+    assert second.sent == 1 and claims(database) == 0
+
+
+def test_a_process_that_was_killed_at_a_search_holds_nobody_up(database: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = f"{host_and_boot()}|{process.pid}|{psutil.Process(process.pid).create_time():.2f}"
+    process.kill()
+    process.communicate()
+    leave_claim(database, owner, time.time())
+    (answer,) = at_once(database, Search())
+    assert answer.paid and claims(database) == 0
+
+
+def test_a_claim_of_another_host_counts_until_no_call_can_take_so_long(database: str) -> None:
+    leave_claim(database, "elsewhere|boot|1|1.00", time.time() - LEASE_S + 1.5)
+    began = time.monotonic()
+    (answer,) = at_once(database, Search())
+    assert answer.paid and time.monotonic() - began > 1.0 and claims(database) == 0
