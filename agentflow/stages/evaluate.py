@@ -73,7 +73,7 @@ def batches(rows: Sequence[dict[str, Any]], size: int) -> list[list[dict[str, An
 
 
 def prompt_head_of(config: EvaluateConfig) -> str:
-    """What stands before every question in the configured style; encoded once."""
+    """What stands before every question in the configured style; encoded once for a batch."""
     if config.style == "trained":
         return prompt_head(config.prompt)
     if config.style == "plain":
