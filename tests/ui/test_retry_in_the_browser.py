@@ -81,6 +81,9 @@ def test_retry_in_the_ui_asks_only_the_failed_searches(
 
     page.goto(f"{machine.url}/v2/runs/flow-run/{run_id}")
     page.get_by_text("Failed", exact=True).first.wait_for()
+    # The list of log lines draws what is in view, oldest first.
+    page.get_by_role("combobox").filter(has_text="Oldest to newest").click()
+    page.get_by_role("option", name="Newest to oldest").click()
     page.get_by_text("only the missing calls are made").first.wait_for()
     pictures.take("operations-failed")
     page.get_by_role("tab", name="Task Runs").click()
