@@ -196,8 +196,7 @@ def sft_job(folder: Path, base: Path, setting: Setting, way: Way, together: int)
         four_bit=way.four_bit,
         compile_layers=way.compiled and torch.cuda.is_available(),
     )
-    rows_of_it = training_rows(base, setting, way)
-    Dataset.from_list(rows_of_it).save_to_disk(str(folder / "rows"))
+    Dataset.from_list(training_rows(base, setting, way)).save_to_disk(str(folder / "rows"))
     return SupervisedJob(settings=settings, prompt=PROMPT, rows=folder / "rows", base=base, out=folder / "sft")
 
 
