@@ -50,7 +50,7 @@ class Effort:
         self._where = where
         self._started = time.monotonic()
         with where.access.open_ledger() as ledger:
-            ledger.lift_stops()
+            ledger.stops.lift()
         self._before = self._usage()
 
     @property

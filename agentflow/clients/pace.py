@@ -57,7 +57,7 @@ class Pace:
             tokens_per_minute=getattr(config, "tokens_per_minute", None),
             hold_s=config.timeout_s,
         )
-        if ledger.mode == "record" and (stop := ledger.stop_of(key)) is not None:
+        if ledger.mode == "record" and (stop := ledger.stops.of(key)) is not None:
             self._pacer.stop(stopped_before(*stop))
 
     async def persist(self, key: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
@@ -102,4 +102,4 @@ class Pace:
 
     def _stopped(self, failure: ServiceFailure) -> None:
         self._limiter.give_up(failure)
-        self._ledger.note_stop(self._key, failure.kind, str(failure))
+        self._ledger.stops.note(self._key, failure.kind, str(failure))

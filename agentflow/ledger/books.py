@@ -15,11 +15,12 @@ from typing import Any
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from agentflow.errors import BudgetExceeded
-from agentflow.ledger import claims
-from agentflow.ledger.claims import Claim, Unclaim
+from agentflow.ledger import claims, stops
+from agentflow.ledger.claims import ClaimEntry
 from agentflow.ledger.database import insert_new, reading, run_again, told, upsert
 from agentflow.ledger.limits import Extend, Grant, LimitEntry, Limits, Pause, Settle
-from agentflow.ledger.models import ATTEMPTS, BUDGETS, CALLS, REPLAYS, RESERVATIONS, STOPS
+from agentflow.ledger.models import ATTEMPTS, BUDGETS, CALLS, REPLAYS, RESERVATIONS
+from agentflow.ledger.stops import NoteStop
 
 _KEYS_PER_SELECT = 500
 # Below every database's limit of bound parameters in one statement.
@@ -63,15 +64,7 @@ class CountReplay:
     kind: str
 
 
-@dataclass(frozen=True)
-class NoteStop:
-    """A service told this run to stop. Result: None."""
-
-    row: Row
-    # A row of `stops`.
-
-
-Entry = Reserve | Finish | Release | CountReplay | NoteStop | Claim | Unclaim | LimitEntry
+Entry = Reserve | Finish | Release | CountReplay | NoteStop | ClaimEntry | LimitEntry
 
 
 def in_chunks(keys: Iterable[str]) -> Iterable[list[str]]:
@@ -120,10 +113,8 @@ class Books:
             self._reserve(connection, reserved, results)
             for kind, count in sorted(replayed.items()):
                 self._add_replays(connection, kind, count)
-            for entry in entries:
-                if isinstance(entry, NoteStop):
-                    connection.execute(insert_new(self._engine, STOPS), entry.row)
-            claimed = [(at, entry) for at, entry in enumerate(entries) if isinstance(entry, (Claim, Unclaim))]
+            stops.apply(self._engine, connection, [entry for entry in entries if isinstance(entry, NoteStop)])
+            claimed = [(at, entry) for at, entry in enumerate(entries) if isinstance(entry, ClaimEntry)]
             held = claims.apply(self._engine, connection, [entry for _, entry in claimed])
             for (at, _), holder in zip(claimed, held, strict=True):
                 results[at] = holder

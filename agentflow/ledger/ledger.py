@@ -4,7 +4,7 @@ In: a `PaidCall` and the function that sends it once. Out: a `Recorded` answer, 
 Promise P3: after kill -9 at most the calls in flight are paid again. The budget counts every call's worst case before
 it is sent, in whole micro-USD, atomically over all processes; what is unknown afterwards is charged at its worst.
 Does not retry or wait: the clients loop around `ask`, so that each request is an attempt of its own. Rates and stops
-are only kept here (`limit`, `note_stop`); `clients.limit` and `clients.retry` act on them.
+are only kept here (`limit`, `stops`); `clients.limit` and `clients.retry` act on them.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, select
 
 from agentflow.errors import ConfigError, ReplayMissing, ServiceFailure, StoreError
 from agentflow.ledger import meters
 from agentflow.ledger.batcher import Batcher
-from agentflow.ledger.books import Books, CountReplay, Entry, Finish, NoteStop, Release, Reserve, Row
+from agentflow.ledger.books import Books, CountReplay, Entry, Finish, Release, Reserve, Row
 from agentflow.ledger.calls import MODES, Answer, Cost, Mode, PaidCall, Recorded, Refusal
 from agentflow.ledger.claims import CLAIMED, Claims
-from agentflow.ledger.database import open_engine, reading, run_again, told, upsert
+from agentflow.ledger.database import open_engine, told, upsert
 from agentflow.ledger.limits import Granted, LimitEntry
-from agentflow.ledger.models import BUDGETS, STOPS
+from agentflow.ledger.models import BUDGETS
 from agentflow.ledger.owners import settle_lost
 from agentflow.ledger.places import me
 from agentflow.ledger.rows import answer_row, close_attempt, now, verified
+from agentflow.ledger.stops import Stops
 from agentflow.waiting import to_its_end, unhurried
 
 Send = Callable[[], Awaitable[Answer | Refusal]]
@@ -66,6 +67,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._owner = me()
         self._claims = Claims(self._writer.submit, self._later, self._owner)
+        self.stops = Stops(engine, run_id, self._later, self._flush)
         self._late_error: BaseException | None = None
         self._unwritable: StoreError | None = None
         # Why an answer that was paid for could not be kept: then no other is asked for.
@@ -193,15 +195,12 @@ class Ledger:
             raise missing
         if call.kind not in CLAIMED:
             return await self._pay(call, send, worst_case, admit, permit, replace_it=row is not None)
-        await self._claims.take(call.key)
-        try:
+        async with self._claims.held(call.key):
             # Whoever had it has stored its answer, unless it failed.
             row = await asyncio.wrap_future(self._reader.submit(call.key))
             if (recorded := self._stored(call, row)) is not None:
                 return recorded
             return await self._pay(call, send, worst_case, admit, permit, replace_it=row is not None)
-        finally:
-            self._claims.free(call.key)
 
     def _stored(self, call: PaidCall, row: Row | None) -> Recorded | None:
         """The answer in a row of `calls`, counted as a replay; None if there is none, or it is damaged or too old."""
@@ -312,7 +311,7 @@ class Ledger:
             _log.error("ledger entry not written: %s", error)
             self._late_error = error
 
-    # ------------------------------------------------------------ limits and stops
+    # ------------------------------------------------------------ limits
     async def limit(self, entry: LimitEntry) -> Granted | None:
         """Do one entry of `limits` durably; the result of a `Grant` is a `Granted`. Raises StoreError."""
         granted: Granted | None = await asyncio.wrap_future(self._writer.submit(entry))
@@ -321,29 +320,6 @@ class Ledger:
     def limit_later(self, entry: LimitEntry) -> None:
         """The same for an entry nobody waits for."""
         self._later(entry)
-
-    def note_stop(self, key: str, kind: str, message: str) -> None:
-        """Remember for this run that asking with `key` is pointless: the first such note stays until `lift_stops`."""
-        clean = message.replace("\x00", "").encode("utf-8", "backslashreplace").decode()
-        self._later(NoteStop({"run_id": self.run_id, "key": key, "kind": kind, "message": clean}))
-
-    def stop_of(self, key: str) -> tuple[str, str] | None:
-        """Kind and message of the note about `key` in this run; None if there is none."""
-        self._flush()
-        with reading(self._engine) as connection:
-            found = select(STOPS.c.kind, STOPS.c.message).where(STOPS.c.run_id == self.run_id, STOPS.c.key == key)
-            row = connection.execute(found).one_or_none()
-        return None if row is None else (row.kind, row.message)
-
-    def lift_stops(self) -> None:
-        """Forget this run's stops: a stage begins, perhaps again, after somebody mended what stopped it."""
-        self._flush()
-        with told(self._engine):
-            run_again(self._lift_stops)
-
-    def _lift_stops(self) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(delete(STOPS).where(STOPS.c.run_id == self.run_id))
 
     # ------------------------------------------------------------ reading
     async def prefetch(self, keys: Iterable[str]) -> int:

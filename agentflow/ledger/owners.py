@@ -15,14 +15,14 @@ from sqlalchemy import Engine, select
 from agentflow.ledger.books import Books
 from agentflow.ledger.database import insert_new
 from agentflow.ledger.models import ATTEMPTS, RESERVATIONS
-from agentflow.ledger.places import is_surely_dead
+from agentflow.ledger.places import is_alive
 
 
 def settle_lost(engine: Engine, books: Books, budget_key: str) -> int:
     """Charge what dead processes of this host left reserved in `budget_key`; returns how many calls that were."""
     with engine.begin() as connection:
         rows = connection.execute(select(RESERVATIONS).where(RESERVATIONS.c.budget_key == budget_key)).mappings().all()
-        dead = {owner for owner in {row["owner"] for row in rows} if is_surely_dead(owner)}
+        dead = {owner for owner in {row["owner"] for row in rows} if is_alive(owner) is False}
         lost = [row for row in rows if row["owner"] in dead]
         if lost:
             books.settle(connection, {row["id"]: row["micro"] for row in lost})

@@ -37,12 +37,12 @@ def me() -> str:
     return f"{host_and_boot()}|{os.getpid()}|{psutil.Process().create_time():.2f}"
 
 
-def is_surely_dead(owner: str) -> bool:
-    """True only for a process of this host and boot that is gone."""
+def is_alive(owner: str) -> bool | None:
+    """Whether the process still runs; None if it is of another host or boot, where that cannot be known."""
     place, pid, start = owner.rsplit("|", 2)
     if place != host_and_boot():
-        return False
+        return None
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(start)) > _SAME_START_S
+        return abs(psutil.Process(int(pid)).create_time() - float(start)) <= _SAME_START_S
     except psutil.NoSuchProcess:
-        return True
+        return False

@@ -107,7 +107,7 @@ def test_batches_that_start_after_a_stop_ask_nothing_until_a_stage_begins_anew(
     assert isinstance(failure, QuotaExhausted) and "402" in str(failure) and len(server.requests) == 1
     other_key = config(base_url=server.url, api_key_env="")
     assert len(asyncio.run(ask_many(server, ledger, other_key, 1))) == 1 and len(server.requests) == 2
-    ledger.lift_stops()
+    ledger.stops.lift()
     server.script = [reply(ANSWER)]
     (answer,) = asyncio.run(ask_many(server, ledger, config(), 1))
     assert answer.paid

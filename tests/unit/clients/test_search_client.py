@@ -222,7 +222,7 @@ def test_a_key_never_reaches_errors_ledger_or_logs(
             with pytest.raises(ServiceFailure) as caught:
                 search(server, ledger, settings)
             seen.append(f"{caught.value!r} {caught.value.__dict__} {caught.value.__cause__!r}")
-            ledger.lift_stops()
+            ledger.stops.lift()
         server.script = [reply(f"<html>{CANARY}</html>".encode())]
         with pytest.raises(MalformedAnswer) as malformed:
             search(server, ledger, settings)

@@ -95,8 +95,8 @@ def test_a_key_never_reaches_errors_ledger_or_logs(
             with pytest.raises(ServiceFailure) as caught:
                 complete(server, ledger, settings, sample_index=index)
             seen.append(f"{caught.value!r} {caught.value.__dict__} {caught.value.__cause__!r}")
-            seen.append(str(ledger.stop_of(limit_key(settings.provider, CANARY))))
-            ledger.lift_stops()
+            seen.append(str(ledger.stops.of(limit_key(settings.provider, CANARY))))
+            ledger.stops.lift()
         server.script = [reply(f"<html>{CANARY}</html>".encode())]
         with pytest.raises(MalformedAnswer) as malformed:
             complete(server, ledger, settings, sample_index=8)

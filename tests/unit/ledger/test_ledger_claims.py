@@ -16,21 +16,23 @@ import pytest
 
 from agentflow.errors import RateLimited
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
-from agentflow.ledger.claims import LEASE_S
-from agentflow.ledger.places import host_and_boot
+from agentflow.ledger.places import host_and_boot, me
 
 LOOKED_UP = PaidCall("search", "local/0", "basic", {"query": "who"}, 0, "1")
+ELSEWHERE = "elsewhere|boot|1|1.00"
 
 
 class Search:
     """A counted search that takes a while."""
 
-    def __init__(self, outcome: Callable[[], Any] = lambda: Answer({"results": []}, Cost(credits=1))) -> None:
-        self.sent, self._outcome = 0, outcome
+    def __init__(
+        self, outcome: Callable[[], Any] = lambda: Answer({"results": []}, Cost(credits=1)), *, takes_s: float = 0.3
+    ) -> None:
+        self.sent, self._outcome, self._takes_s = 0, outcome, takes_s
 
     async def __call__(self) -> Answer | Refusal:
         self.sent += 1
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(self._takes_s)
         outcome = self._outcome()
         if isinstance(outcome, BaseException):
             raise outcome
@@ -119,8 +121,21 @@ def test_a_process_that_was_killed_at_a_search_holds_nobody_up(database: str) ->
     assert answer.paid and claims(database) == 0
 
 
-def test_a_claim_of_another_host_counts_until_no_call_can_take_so_long(database: str) -> None:
-    leave_claim(database, "elsewhere|boot|1|1.00", time.time() - LEASE_S + 1.5)
+@pytest.mark.parametrize("owner", [ELSEWHERE, me()], ids=["of another host", "of a process that lost its last entries"])
+def test_a_claim_counts_until_it_is_not_renewed_any_more(
+    owner: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentflow.ledger.claims.LEASE_S", 1.0)
+    # By the waiter's clock: that of the other host may be an hour behind.
+    leave_claim(database, owner, time.time() - 3600)
     began = time.monotonic()
     (answer,) = at_once(database, Search())
     assert answer.paid and time.monotonic() - began > 1.0 and claims(database) == 0
+
+
+def test_a_holder_that_waits_long_keeps_its_claim(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentflow.ledger.claims.LEASE_S", 0.5)
+    monkeypatch.setattr("agentflow.ledger.claims.RENEW_S", 0.1)
+    search = Search(takes_s=2.0)
+    answers = at_once(database, search, search)
+    assert search.sent == 1 and sorted(answer.paid for answer in answers) == [False, True]

@@ -205,10 +205,10 @@ def test_keys_do_not_share_and_what_counts_no_more_is_removed(engine: Engine, no
 def test_a_stop_is_known_to_every_opening_of_the_run_until_it_is_lifted(tmp_path: Path) -> None:
     database = str(tmp_path / "ledger.db")
     with Ledger.open(database, run_id="r") as ledger:
-        ledger.note_stop(KEY, "auth", "bad key \ud800")
-        ledger.note_stop(KEY, "quota", "later")
+        ledger.stops.note(KEY, "auth", "bad key \ud800")
+        ledger.stops.note(KEY, "quota", "later")
     with Ledger.open(database, run_id="r") as ledger, Ledger.open(database, run_id="s") as elsewhere:
-        assert ledger.stop_of(KEY) == ("auth", "bad key \\ud800")
-        assert elsewhere.stop_of(KEY) is None
-        ledger.lift_stops()
-        assert ledger.stop_of(KEY) is None
+        assert ledger.stops.of(KEY) == ("auth", "bad key \\ud800")
+        assert elsewhere.stops.of(KEY) is None
+        ledger.stops.lift()
+        assert ledger.stops.of(KEY) is None

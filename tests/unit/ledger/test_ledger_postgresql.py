@@ -136,8 +136,8 @@ def test_processes_that_ask_at_once_share_one_limit(server: str) -> None:
 
 def test_a_stop_is_shared_by_the_processes_of_a_run(server: str) -> None:
     with Ledger.open(server, run_id="stopped") as one, Ledger.open(server, run_id="stopped") as other:
-        one.note_stop("k", "auth", "bad key")
-        one.note_stop("k", "auth", "again")
-        assert one.stop_of("k") == other.stop_of("k") == ("auth", "bad key")
-        other.lift_stops()
-        assert one.stop_of("k") is None
+        one.stops.note("k", "auth", "bad key")
+        one.stops.note("k", "auth", "again")
+        assert one.stops.of("k") == other.stops.of("k") == ("auth", "bad key")
+        other.stops.lift()
+        assert one.stops.of("k") is None
