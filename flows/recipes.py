@@ -288,7 +288,8 @@ def _allowed_beside(recipe: Recipe, location: tuple[Any, ...]) -> str:
     kinds: Any = None
     for part in location[:-1]:
         if isinstance(section, tuple):
-            section = section[int(part)]
+            # The list that was given may be longer: then its entries are named by the kind of those that are there.
+            section = section[min(int(part), len(section) - 1)] if section else None
         elif hasattr(section, str(part)):
             kinds = type(section).model_fields[str(part)].annotation if isinstance(section, Frozen) else None
             section = getattr(section, str(part))

@@ -14,11 +14,11 @@ def print_summary(report_json: Path, console: Console) -> None:
     """Print the tables a person wants to see first."""
     report = json.loads(report_json.read_text())
     title = f"{report['recipe']}: {report['wall_s']:.0f} s, peak {report['peak_rss_mb']:.0f} MB"
-    stages = _table(title, ("stage", "status"), ("in", "out", "dropped", "seconds"))
+    stages = _table(title, ("stage", "status"), ("in", "out", "dropped", "failed", "seconds"))
     for stage in report["stages"]:
         dropped = sum((stage["dropped"] or {}).values())
         # A checkpoint has no rows, and a converted model has read none.
-        counts = (str(n) if n else "" for n in (stage["rows_in"], stage["rows_out"], dropped))
+        counts = (str(n) if n else "" for n in (stage["rows_in"], stage["rows_out"], dropped, stage["failed"]))
         stages.add_row(stage["name"], stage["status"], *counts, f"{stage['wall_s']:.1f}")
     console.print(stages)
     ledger = report["ledger"]

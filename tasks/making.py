@@ -111,7 +111,12 @@ def show(made: Made) -> None:
         else []
     )
     create_markdown_artifact(
-        key=re.sub(r"[^a-z0-9]+", "-", made.name.lower()).strip("-"),
+        key=slug(made.name),
         markdown=stage_markdown(made.artifact.manifest.model_dump(mode="json"), samples),
         description=f"{made.status} {made.artifact.ref}",
     )
+
+
+def slug(name: str) -> str:
+    """A node's name as the key of its artifacts in Prefect."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

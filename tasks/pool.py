@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
-from agentflow.errors import WorkersLost
+from agentflow.errors import AgentflowError, WorkersLost
 from tasks.context import Resources
 from tasks.worker_logs import with_last_lines
 
@@ -74,6 +74,8 @@ class ActorPool:
                 self._lost(actor, error, losses[index])
                 todo.append((index, item))
                 continue
+            except RayTaskError as error:
+                raise own_error(error) from error
             self._idle.append(actor)
             yield item, result
 
@@ -115,6 +117,11 @@ class ActorPool:
 
     def _no_room(self) -> WorkersLost:
         return WorkersLost(no_room(self._name, self._resources))
+
+
+def own_error(error: RayTaskError) -> Exception:
+    """What a call raised, if it is an error of ours: Ray's own text is the worker's traceback. Else Ray's error."""
+    return error.cause if isinstance(error.cause, AgentflowError) else error
 
 
 def no_room(name: str, resources: Resources) -> str:

@@ -72,9 +72,11 @@ def _over(default: Resources, named: Resources | None) -> Resources:
 def load_resources(path: Path) -> ResourcePlan:
     """The plan in a YAML file. Raises ConfigError naming the stage, field, value and what is allowed."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read resources file {str(path)!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"resources file {str(path)!r} is not UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"resources file {str(path)!r} is not YAML: {error}") from error
     if content is None:

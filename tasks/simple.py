@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from ray.exceptions import RayTaskError
 
 from agentflow.artifacts.artifact import Artifact
 from agentflow.artifacts.fingerprint import Identity
@@ -17,6 +18,7 @@ from agentflow.stages.base_model import BaseModelConfig
 from agentflow.stages.questions import QuestionsConfig, cleaned_questions
 from tasks.context import RunContext
 from tasks.making import Effort, Made, make
+from tasks.pool import own_error
 
 
 @ray.remote(max_retries=0)
@@ -33,7 +35,10 @@ def make_base_model(identity: Identity, config: BaseModelConfig, where: RunConte
     def compute(store: Store, effort: Effort) -> Artifact:
         # In a Ray worker: the driver stays free of torch, and starts in seconds when everything is reused.
         def write(folder: Path) -> None:
-            ray.get(_convert.remote(config, str(folder)))
+            try:
+                ray.get(_convert.remote(config, str(folder)))
+            except RayTaskError as error:
+                raise own_error(error) from error
 
         return store.commit_files(identity, write, recipe=where.recipe, **effort.spent())
 

@@ -4,7 +4,8 @@ Answers held-out questions with tools really executed while the model writes.
 
 Prompt styles: "trained" (the prompt of training, strict reading of <answer>), and for an untrained base model "tools"
 (the call syntax explained with worked examples) and "plain" (no tools), both read leniently; a report takes the better
-of the two as the base line. A row whose tool failed is failed: in no denominator.
+of the two as the base line. A question whose tool failed is a failed key and no row: in no denominator, and asked again
+by the next run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from agentflow.config import Frozen
 from agentflow.examples import examples_head
 from agentflow.metrics.answers import is_correct, lenient_correct, read_answer
 from agentflow.models.settings import GenerationConfig
-from agentflow.records import Outcomes, Rollout
+from agentflow.records import Outcomes, Reject, Rollout, canonical_json
 from agentflow.rendering import PromptConfig, parse_completion, prompt_head
 from agentflow.toolset import ToolsConfig, syntax_for
 
@@ -53,6 +54,8 @@ class EvaluateConfig(Frozen):
     limit: int | None = Field(None, ge=1)
     # Questions a split; None is all.
     edition: str = "1"
+    failure_budget: int = Field(0, ge=0)
+    # Questions whose tool may fail (the service, not the model) without failing the stage.
 
 
 def chosen(rows: Sequence[dict[str, Any]], config: EvaluateConfig) -> list[dict[str, Any]]:
@@ -83,9 +86,21 @@ def prompt_head_of(config: EvaluateConfig) -> str:
 
 
 def judge(rows: Sequence[dict[str, Any]], rollouts: Sequence[Rollout], config: EvaluateConfig) -> Outcomes:
-    """One EVALUATIONS row per question; the untrained base is read leniently, trained models strictly."""
-    judged = [_judge(row, rollout, config) for row, rollout in zip(rows, rollouts, strict=True)]
-    return Outcomes(judged, [], len(rows), len(rows))
+    """One EVALUATIONS row per question; the untrained base is read leniently, trained models strictly.
+
+    A question whose tool failed is a failed Reject that keeps the row.
+    """
+    rows_and_rollouts = list(zip(rows, rollouts, strict=True))
+    judged = [_judge(row, rollout, config) for row, rollout in rows_and_rollouts if rollout.failure is None]
+    failed = [_failed(row, rollout, config) for row, rollout in rows_and_rollouts if rollout.failure is not None]
+    return Outcomes(judged, failed, len(rows_and_rollouts), len(judged))
+
+
+def _failed(row: dict[str, Any], rollout: Rollout, config: EvaluateConfig) -> Reject:
+    reason = str(rollout.failure)
+    asked = rollout.calls[-1] if rollout.calls else None
+    detail = f"{reason} of the tool in " + (canonical_json(asked.arguments)[:400] if asked else "an unread call")
+    return Reject(row["id"], "failed", reason, detail, _judge(row, rollout, config))
 
 
 def _judge(row: dict[str, Any], rollout: Rollout, config: EvaluateConfig) -> dict[str, Any]:

@@ -68,6 +68,10 @@ BAD = {
     "form": (["smoke", "--set", "sft"], ["'sft'", "path.to.field=value"]),
     "shared field": (["smoke", "--set", "traces.edition=2"], ["traces.edition", "top of the recipe"]),
     "entry": (["smoke", "--set", "evaluate.9.limit=2"], ["'evaluate.9'", "0 to 4"]),
+    "field of a further entry": (
+        ["smoke", "--set", f"evaluate={json.dumps([{'model': 'base'}] * 6 + [{'model': 'sft', 'bogus': 1}])}"],
+        ["evaluate.6.bogus", "allowed here", "failure_budget"],
+    ),
     "missing file": (
         ["smoke", "--set", "questions.source.kind=gsm8k", "--set", "questions.source.path=/no/such.jsonl"],
         ["'/no/such.jsonl'", "existing file"],

@@ -4,7 +4,7 @@ apart; and the job of training it further.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,19 @@ def teach(
     questions: list[dict[str, Any]],
     prompt: PromptConfig,
     steps: int,
-    reasoning: Sequence[Segment] = REASONING,
+    reasoning: Sequence[Segment] | Callable[[dict[str, Any]], Sequence[Segment]] = REASONING,
 ) -> None:
-    """Write a base model to `folder`/base that mostly answers `questions` with `reasoning` (one call) and 2, and a
-    fresh adapter for it to `folder`/adapter. All weights are trained: an adapter alone cannot make random embeddings
-    say anything.
+    """Write a base model to `folder`/base that mostly answers `questions` with `reasoning` (one call; or a row's own)
+    and 2, and a fresh adapter for it to `folder`/adapter. All weights are trained: an adapter alone cannot make random
+    embeddings say anything.
     """
     torch.manual_seed(0)
     model, tokenizer = load_model(base), load_tokenizer(base)
     rows = []
     for row in questions:
         spans = [Span("prompt", prompt_text(row["question"], prompt))]
-        spans += completion_spans(reasoning, "2", syntax_for(prompt.syntax))
+        thought = reasoning(row) if callable(reasoning) else reasoning
+        spans += completion_spans(thought, "2", syntax_for(prompt.syntax))
         rows.append(encode(spans, tokenize_with(tokenizer), end_id=tokenizer.eos_token_id))
     longest = max(len(row.input_ids) for row in rows)
     ids = torch.tensor([row.input_ids + [0] * (longest - len(row.input_ids)) for row in rows])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-from agentflow.errors import WorkersLost
+from agentflow.errors import BudgetExceeded, WorkersLost
 from tasks.context import Resources
 from tasks.pool import ActorPool
 
@@ -32,6 +32,9 @@ class Doubler:
             print("the last words of a worker", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return 2 * number
+
+    def refuse(self, usd: float) -> None:
+        raise BudgetExceeded(f"the budget of {usd} USD is used up")
 
 
 @ray.remote
@@ -76,3 +79,14 @@ def test_a_worker_that_cannot_start_is_not_tried_again(ray_up: None) -> None:
     broken = ActorPool("doubling", lambda: Doubler.remote("no such model"), Resources(cpus=1), log)
     with broken as doublers, pytest.raises(WorkersLost, match="could not start: ValueError: no such model"):
         doublers.one(lambda actor: actor.double.remote(1))
+
+
+def test_what_a_worker_raised_of_ours_is_one_message_and_no_traceback_of_it(ray_up: None) -> None:
+    with pool() as doublers, pytest.raises(BudgetExceeded) as raised:
+        doublers.one(lambda actor: actor.refuse.remote(5.0))
+    assert str(raised.value) == "the budget of 5.0 USD is used up"
+
+
+def test_a_defect_in_a_worker_keeps_its_traceback(ray_up: None) -> None:
+    with pool() as doublers, pytest.raises(TypeError, match=r"ray::Doubler\.double"):
+        doublers.one(lambda actor: actor.double.remote(None))

@@ -57,10 +57,16 @@ def test_calls_count_where_they_were_run():
     assert row["n_calls"] == 1
 
 
-def test_a_row_whose_tool_failed_is_failed_and_in_no_denominator():
-    row = judged(f"<think>a</think><answer>{ROWS[0]['answer']}</answer>", failure="timeout", finished=False)
-    assert (row["status"], row["failure"]) == ("failed", "timeout")
-    assert row["correct"] is None and row["well_formed"] is None
+def test_a_question_whose_tool_failed_is_a_failed_key_that_keeps_what_was_written():
+    calls = (ToolCall("Search", {"query": "who"}),)
+    text = f"<think>a</think><answer>{ROWS[0]['answer']}</answer>"
+    outcomes = judge(ROWS[:2], [rollout(text, calls=calls, failure="timeout", finished=False), rollout("b")], TRAINED)
+    assert (outcomes.keys_in, outcomes.keys_out, [row["id"] for row in outcomes.rows]) == (2, 1, [ROWS[1]["id"]])
+    (reject,) = outcomes.rejects
+    assert (reject.key, reject.status, reject.reason) == (ROWS[0]["id"], "failed", "timeout")
+    assert '{"query":"who"}' in reject.detail
+    assert (reject.row["status"], reject.row["failure"], reject.row["completion"]) == ("failed", "timeout", text)
+    assert reject.row["correct"] is None and reject.row["well_formed"] is None
 
 
 def test_rows_and_rollouts_must_be_as_many():

@@ -148,3 +148,9 @@ def test_lines_that_come_while_a_death_is_told_are_waited_for() -> None:
     late = threading.Timer(0.2, kept.take, [{"ip": "10.0.0.1", "pid": 5, "lines": ["Fatal Python error: Aborted"]}])
     late.start()
     assert kept.of("pid: 5", wait_s=30) == "Fatal Python error: Aborted"
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "resources.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"resources.yaml' is not UTF-8 text"):
+        load_resources(tmp_path / "resources.yaml")
