@@ -185,12 +185,16 @@ def _summary(made: Made) -> TrainingSummary:
 def _tables(made: dict[str, Made]) -> dict[str, list[dict[str, Any]]]:
     table_names = ("tool_insertion", "loss_filter")
     tables: dict[str, list[dict[str, Any]]] = {n: made[n].artifact.rows() for n in table_names if n in made}
-    tables["evaluate"] = [
-        row for name, one in made.items() if name.startswith("evaluate") for row in one.artifact.rows()
-    ]
+    evaluations = [one.artifact for name, one in made.items() if name.startswith("evaluate")]
+    tables["evaluate"] = [row for artifact in evaluations for row in _asked(artifact)]
     if "grpo" in made:
         tables["grpo"] = _rollouts(made["grpo"].artifact, made["questions"].artifact)
     return tables
+
+
+def _asked(evaluation: Artifact) -> list[dict[str, Any]]:
+    """Rows of EVALUATIONS of all that was asked, those of failed questions behind the others."""
+    return [*evaluation.rows(), *(reject["row"] for reject in evaluation.rejects())]
 
 
 def _rollouts(grpo: Artifact, questions: Artifact) -> list[dict[str, Any]]:
