@@ -21,8 +21,14 @@ set_option = click.option(
 )  # fmt: skip
 
 budget_option = click.option(
-    "--budget-usd", type=click.FloatRange(min=0), help="Stop before paid calls could cost more than this in all."
+    "--budget-usd",
+    type=click.FloatRange(min=0),
+    help="Stop before the paid calls of this recipe's runs with a budget could cost more than this in all.",
 )
+resources_option = click.option(
+    "--resources", "resources_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="YAML file that says what each stage may use, e.g. `grpo: {workers: 8, num_gpus: 1}`.",
+)  # fmt: skip
 ledger_option = click.option(
     "--ledger", "ledger_url", envvar="AGENTFLOW_LEDGER", help="Ledger database URL.  [default: <root>/ledger.db]"
 )
@@ -63,10 +69,7 @@ def main() -> None:
     "--port", type=click.IntRange(1, 65535), help="Port of the Prefect server if one is started.  [default: a free one]"
 )
 @click.option("--cpus", type=click.IntRange(min=1), default=None, help="Cores to use.  [default: all]")
-@click.option(
-    "--resources", "resources_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="YAML file that says what each stage may use, e.g. `grpo: {workers: 8, num_gpus: 1}`.",
-)  # fmt: skip
+@resources_option
 @click.option(
     "--ray-address", envvar="RAY_ADDRESS", metavar="HOST:PORT",
     help="Ray cluster to use, or `auto` on one of its nodes.  [default: a Ray of its own]",
@@ -116,19 +119,17 @@ def submit(
 ) -> None:
     """Run RECIPE as a Ray Job of a cluster that sees ROOT, and wait for it; a second call finds the job of the first.
 
-    Ctrl-C stops the job. The ledger's address and the keys are taken from the environment of the cluster's nodes.
+    Ctrl-C stops the job, SIGTERM leaves it running. The ledger's address and the keys are taken from the environment of the cluster's nodes.
     """
     import logging
 
     from flows.ray_jobs import make_on_cluster, run_command
     from flows.recipes import load_recipe
-    from flows.signals import terminable
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     command = run_command(recipe, settings, root, resources=resources, budget_usd=budget_usd)
     log = logging.getLogger("agentflow")
-    with terminable():
-        click.echo(make_on_cluster(load_recipe(recipe, settings), command, jobs, root, log))
+    click.echo(make_on_cluster(load_recipe(recipe, settings), command, jobs, root, log, resources))
 
 
 @main.command("plan")
@@ -140,12 +141,14 @@ def submit(
     "--gpu", default="H100", show_default=True, help="H100, H200, A100-80, L40S or RTX4090: sizes are for it."
 )
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="GPUs of a training.")
+@resources_option
 @click.option(
     "--row-tokens", type=click.IntRange(min=1), default=400, show_default=True, help="Mean length of a training row."
 )
 def plan_command(
-    recipe: str, settings: tuple[str, ...], root: Path, ledger_url: str | None, gpu: str, workers: int, row_tokens: int
-) -> None:
+    recipe: str, settings: tuple[str, ...], root: Path, ledger_url: str | None, gpu: str, workers: int,
+    resources_file: Path | None, row_tokens: int,
+) -> None:  # fmt: skip
     """Say what RECIPE would do and take: for every stage reuse, or run, and because of which field; what the paid calls
     will cost; parameters, memory and hours on a GPU.
     """
@@ -154,13 +157,14 @@ def plan_command(
     from flows.plan import decide, missing_revision
     from flows.recipes import load_recipe
     from flows.sizing import gpu_called, size_lines
+    from tasks.resources import workers_in
 
     chosen, store, card = load_recipe(recipe, settings), Store.open(root / "artifacts"), gpu_called(gpu)
     if message := missing_revision(chosen):
         click.echo(f"stages cannot be planned yet: {message}")
         stages = ["sft", "cold_start", "grpo", "evaluate"]
     else:
-        decisions = decide(chosen, store)
+        decisions = decide(chosen, store, workers_in(resources_file))
         stages = [decision.node.identity.stage for decision in decisions if not decision.reuse]
         for decision in decisions:
             click.echo(decision.line())
@@ -258,14 +262,14 @@ def recipes() -> None:
 
 @main.command()
 @root_option
-@click.option("--port", type=click.IntRange(1, 65535), default=4200, show_default=True)
-def ui(root: Path, port: int) -> None:
+@click.option("--port", type=click.IntRange(1, 65535), help="[default: 4200]")
+def ui(root: Path, port: int | None) -> None:
     """Serve the Prefect UI over the runs recorded below ROOT, until Ctrl-C."""
     import signal
 
-    from flows.local import prefect_server
+    from flows.local import USUAL_PORT, prefect_server
 
-    with prefect_server(root, port) as url:
+    with prefect_server(root, port, usual_port=USUAL_PORT) as url:
         click.echo(f"Prefect UI: {url}   (Ctrl-C ends it)")
         try:
             signal.pause()
@@ -275,7 +279,7 @@ def ui(root: Path, port: int) -> None:
 
 @main.command("up")
 @root_option
-@click.option("--port", type=click.IntRange(1, 65535), default=4200, show_default=True, help="Of the Prefect server.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Of the Prefect server.  [default: 4200]")
 @click.option("--cpus", type=click.IntRange(min=1), default=None, help="Cores of the local Ray.  [default: all]")
 @click.option(
     "--database-url", envvar="PREFECT_API_DATABASE_CONNECTION_URL",
@@ -287,7 +291,7 @@ def ui(root: Path, port: int) -> None:
 @click.option("--batches", type=click.IntRange(min=1), default=8, show_default=True, help="Paid batches at once.")
 @click.option("--runs", type=click.IntRange(min=1), default=4, show_default=True, help="Flow runs at once.")
 def up_command(
-    root: Path, port: int, cpus: int | None, database_url: str | None, prefect_file: Path | None, batches: int,
+    root: Path, port: int | None, cpus: int | None, database_url: str | None, prefect_file: Path | None, batches: int,
     runs: int,
 ) -> None:  # fmt: skip
     """Start Prefect server, Ray, worker and deployments on this machine, until Ctrl-C or SIGTERM."""
@@ -325,17 +329,22 @@ def doctor(root: Path, recipe: str, settings: tuple[str, ...], call: bool) -> No
 @click.option("--data-only", is_flag=True, help="Judge the data set alone, where no model was trained.")
 @click.option("--force", is_flag=True, help="Promote although rules do not hold; wants --why.")
 @click.option("--why", default="", metavar="TEXT", help="Reason, kept in the history.")
-def promote(recipe: str, settings: tuple[str, ...], root: Path, data_only: bool, force: bool, why: str) -> None:
+@resources_option
+def promote(
+    recipe: str, settings: tuple[str, ...], root: Path, data_only: bool, force: bool, why: str,
+    resources_file: Path | None,
+) -> None:  # fmt: skip
     """Put what RECIPE made through the gate: promoted if its rules hold, else kept aside (exit code 1)."""
     import shlex
 
     from flows.promoting import gate_and_promote
     from flows.recipes import load_recipe
+    from tasks.resources import workers_in
 
     command = shlex.join(["agentflow", "run", recipe, *(word for text in settings for word in ("--set", text))])
     verdict = gate_and_promote(
         load_recipe(recipe, settings), root, what="data" if data_only else "full", force=force, why=why,
-        command=command,
+        command=command, workers=workers_in(resources_file),
         on_wait=lambda: click.echo("another promotion of this recipe goes on; waiting for it", err=True),
     )  # fmt: skip
     for line in verdict.lines():

@@ -43,7 +43,10 @@ class RunParameters(BaseModel):
         "", title="Edition of searches", description="Where searches have another. Empty: the same.", max_length=60
     )
     budget_usd: float | None = Field(
-        None, ge=0, title="Budget, USD", description="Stop before all runs of this recipe could cost more than this."
+        None,
+        ge=0,
+        title="Budget, USD",
+        description="Stop before this recipe's runs that were given a budget could cost more than this, all together.",
     )
     secrets: dict[Variable, Block] = Field(
         {},

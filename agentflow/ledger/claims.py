@@ -1,11 +1,10 @@
-"""Who is at a search right now, over all processes: the others wait for its answer instead of paying for it too.
+"""Who is at a paid call right now, over all processes: the others wait for its answer instead of paying for it too.
 
 A claim lasts from before the call until its answer is stored or it failed, and who holds it renews it. Workers that
-answer or roll out side by side look the same things up; teacher calls are made from plans in which no call stands
-twice, and need none. A process of this host
-that is gone holds nobody up; any other holder counts until it has not renewed for a while, by the waiter's own clock.
-If it fell silent but lives (it was stopped, or cut off from the database), its search may be paid twice; nobody can
-know better from here. Ours.
+answer or roll out side by side look the same things up; runs that differ in later stages only ask a teacher the same.
+A process of this host that is gone holds nobody up; any other holder counts until it has not renewed for a while, by
+the waiter's own clock. If it fell silent but lives (it was stopped, or cut off from the database), its call may be paid
+twice; nobody can know better from here. Ours.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ from agentflow.ledger.models import CLAIMS
 from agentflow.ledger.places import is_alive
 from agentflow.waiting import unhurried
 
-CLAIMED = frozenset({"search"})
-# Kinds of calls that are claimed.
 POLL_S = 0.1
 RENEW_S = 20.0
 LEASE_S = 120.0

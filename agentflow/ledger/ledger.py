@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, select
@@ -28,7 +29,7 @@ from agentflow.ledger import meters
 from agentflow.ledger.batcher import Batcher
 from agentflow.ledger.books import Books, CountReplay, Entry, Finish, Release, Reserve, Row
 from agentflow.ledger.calls import MODES, Answer, Cost, Mode, PaidCall, Recorded, Refusal
-from agentflow.ledger.claims import CLAIMED, Claims
+from agentflow.ledger.claims import Claims
 from agentflow.ledger.database import open_engine, told, upsert
 from agentflow.ledger.limits import Granted, LimitEntry
 from agentflow.ledger.models import BUDGETS
@@ -66,7 +67,7 @@ class Ledger:
         self._in_flight: dict[str, Future[Recorded]] = {}
         self._lock = threading.Lock()
         self._owner = me()
-        self._claims = Claims(self._writer.submit, self._later, self._owner)
+        self._claims = Claims(self._writer.submit, partial(self._later, matters=False), self._owner)
         self.stops = Stops(engine, run_id, self._later, self._flush)
         self._late_error: BaseException | None = None
         self._unwritable: StoreError | None = None
@@ -144,7 +145,7 @@ class Ledger:
         `send` is called at most once. `admit` is entered around reserving and sending (a semaphore, a wait), never
         for stored answers; `permit` is awaited right before `send`: until it returns nothing has been sent, and if it
         fails nothing is charged. Once an answer could not be stored nothing further is sent. Concurrent asks of one key
-        share one call; of searches, those of all processes do. Raises ReplayMissing (its `stops_run` is True in mode
+        share one call, those of other processes too. Raises ReplayMissing (its `stops_run` is True in mode
         `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure of `permit` and `send`.
         """
         while True:
@@ -193,8 +194,6 @@ class Ledger:
             )
             missing.stops_run = self.mode == "replay_or_fail"
             raise missing
-        if call.kind not in CLAIMED:
-            return await self._pay(call, send, worst_case, admit, permit, replace_it=row is not None)
         async with self._claims.held(call.key):
             # Whoever had it has stored its answer, unless it failed.
             row = await asyncio.wrap_future(self._reader.submit(call.key))
@@ -297,19 +296,19 @@ class Ledger:
     def _attempt(self, call: PaidCall) -> Row:
         return {"id": uuid.uuid4().hex, "key": call.key, "kind": call.kind, "run_id": self.run_id, "at": now()}
 
-    def _later(self, entry: Entry) -> None:
-        """Queue an entry that nobody waits for; if it cannot be written, `close` says so."""
+    def _later(self, entry: Entry, *, matters: bool = True) -> None:
+        """Queue an entry that nobody waits for; if one that matters cannot be written, `close` says so."""
         try:
-            self._writer.submit(entry).add_done_callback(self._note_late_error)
+            self._writer.submit(entry).add_done_callback(partial(self._note_late_error, matters))
         except StoreError as error:
             # Closed under a call in flight: its reservation stays, and counts, until the next opening settles it.
             _log.error("ledger entry not written: %s", error)
 
-    def _note_late_error(self, future: Future[Any]) -> None:
+    def _note_late_error(self, matters: bool, future: Future[Any]) -> None:
         error = future.exception()
         if error is not None:
             _log.error("ledger entry not written: %s", error)
-            self._late_error = error
+            self._late_error = error if matters else self._late_error
 
     # ------------------------------------------------------------ limits
     async def limit(self, entry: LimitEntry) -> Granted | None:
