@@ -115,6 +115,11 @@ class Artifact:
         self.verify()
         return self.path / name
 
+    def inner_table(self, folder: str) -> pa.Table:
+        """The Arrow dataset that an artifact of files keeps in one of its folders, after verification."""
+        self.verify()
+        return self._load(self.path / folder).data.table
+
     @cached_property
     def has_rejects(self) -> bool:
         """Whether rejected keys are kept beside the rows."""

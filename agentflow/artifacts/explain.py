@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from agentflow.artifacts.artifact import Artifact
 from agentflow.artifacts.store import Store
 from agentflow.errors import CorruptArtifact
+from agentflow.training.jobs import ROLLOUTS, SUMMARY
 
 _log = logging.getLogger(__name__)
 SAMPLE_MARK = "#"
@@ -45,10 +46,8 @@ def explain(store: Store, row_id: str) -> list[Finding]:
     findings: list[Finding] = []
     for stage in store.stages():
         for artifact in store.list(stage):
-            if not artifact.is_table:
-                continue
             try:
-                findings += _in_artifact(artifact, row_id)
+                findings += _in_artifact(artifact, row_id) if artifact.is_table else _in_training(artifact, row_id)
             except CorruptArtifact as error:
                 _log.warning("left out: %s", error)
     return findings
@@ -63,6 +62,22 @@ def _in_artifact(artifact: Artifact, row_id: str) -> list[Finding]:
     for row in _matching(rejects, ("key",), row_id) if rejects is not None else []:
         parsed = {**row, "row": json.loads(row["row"])}
         rows.append(Finding(artifact.stage, artifact.fingerprint, "reject", parsed))
+    return rows
+
+
+def _in_training(artifact: Artifact, row_id: str) -> list[Finding]:
+    """Rollouts about the question, and why a training left the row out."""
+    names = {entry.path for entry in artifact.manifest.files}
+    rows: list[Finding] = []
+    if any(name.startswith(f"{ROLLOUTS}/") for name in names):
+        found = _matching(artifact.inner_table(ROLLOUTS), ("id", "question_id"), row_id)
+        rows += [Finding(artifact.stage, artifact.fingerprint, "row", row) for row in found]
+    if SUMMARY in names:
+        rejects = json.loads(artifact.file(SUMMARY).read_text()).get("rejects") or []
+        keys = pa.table({"key": [str(reject["key"]) for reject in rejects], "at": range(len(rejects))})
+        for one in _matching(keys, ("key",), row_id):
+            reject = {"status": "dropped", **rejects[one["at"]], "row": {}}
+            rows.append(Finding(artifact.stage, artifact.fingerprint, "reject", reject))
     return rows
 
 

@@ -367,6 +367,12 @@ def test_explain_row_tells_the_whole_history_of_a_row_with_calls(smoke: Finished
     assert f"sha256 {sha256_text(shown['result'])}" in result.output
 
 
+def test_explain_row_finds_the_rollouts_about_a_question(smoke: FinishedRun) -> None:
+    rollout = smoke.artifacts["grpo"].inner_table("rollouts").to_pylist()[0]
+    result = agentflow("explain-row", rollout["question_id"], "--root", smoke.root)
+    assert f"== {smoke.artifacts['grpo'].ref}  row" in result.output and f"id: {rollout['id']}" in result.output
+
+
 def test_explain_row_says_why_a_row_was_dropped(smoke: FinishedRun) -> None:
     dropped = smoke.artifacts["traces"].rejects()[0]
     result = agentflow("explain-row", dropped["key"], "--root", smoke.root)

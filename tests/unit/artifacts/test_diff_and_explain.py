@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from agentflow.artifacts.artifact import Artifact
 from agentflow.artifacts.diff import RowChange, diff
@@ -113,3 +115,17 @@ def test_a_damaged_artifact_does_not_hide_the_others(followed: Store, caplog: py
     (damaged.path / "state.json").write_text("{}")
     assert [one.stage for one in explain(followed, "q1#0")] == ["traces"]
     assert "left out" in caplog.text
+
+
+def test_what_a_training_left_out_and_its_rollouts_are_found(store: Store) -> None:
+    def trained(folder: Path) -> None:
+        rejects = [{"key": f"q{i}#0", "reason": "too_long", "detail": "700 tokens, at most 512"} for i in range(2)]
+        (folder / "summary.json").write_text(json.dumps({"rejects": rejects}))
+        rows = {"id": ["0-q1-0", "0-q2-0"], "question_id": ["q1", "q2"], "completion": ["a", "b"]}
+        Dataset.from_dict(rows).save_to_disk(str(folder / "rollouts"))
+
+    store.commit_files(Identity("grpo", 1, {}, {}), trained, recipe="night")
+    row, reject = explain(store, "q1#0")
+    assert (row.stage, row.kind, row.row["id"]) == ("grpo", "row", "0-q1-0")
+    assert (reject.kind, reject.row["key"], reject.row["reason"]) == ("reject", "q1#0", "too_long")
+    assert explain(store, "q3") == []
