@@ -59,6 +59,8 @@ class ServiceFailure(AgentflowError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.status = status
+        self.ledger_key = ""
+        # Of the paid call that met it, where there is one.
 
 
 class ConnectionFailed(ServiceFailure):
@@ -104,14 +106,17 @@ class EmptyAnswer(ServiceFailure):
 
 
 class CutAnswer(ServiceFailure):
-    """`finish_reason=length`: the answer stops in the middle; asking again costs the same and ends the same."""
+    """`finish_reason=length`: the answer stops in the middle.
+
+    Asking again costs the same and ends the same, so it is kept as every paid answer is, and reading it fails.
+    """
 
     kind = "cut"
     row_fault = True
 
 
 class FilteredAnswer(ServiceFailure):
-    """`finish_reason=content_filter`."""
+    """`finish_reason=content_filter`, or a refusal. Kept as a cut answer is."""
 
     kind = "filtered"
     row_fault = True
@@ -225,6 +230,13 @@ class PolicyCollapsed(AgentflowError):
 
 class GraderFailed(AgentflowError):
     """Rollouts cannot be graded: the grading process does not start, or too many completions get no verdict from it."""
+
+
+class ToolsUnavailable(AgentflowError):
+    """Tools failed for most of a training's rollouts, step after step; the message counts the failures by kind.
+
+    Nothing is published. The training goes on from its last checkpoint once the tools answer again.
+    """
 
 
 class WorkersLost(AgentflowError):

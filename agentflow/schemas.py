@@ -118,6 +118,17 @@ FILTERED = pa.schema(
     ]
 )
 
+# A piece of a completion by who wrote it; the spans of one completion follow each other without a gap.
+WRITTEN = pa.struct(
+    [
+        ("role", _S),  # "given" (stood in the prompt), "text" or "call" (the policy's), "result" (a tool's, injected)
+        ("begin", _I),  # characters of `completion`: the first, and the one behind the last
+        ("end", _I),
+        ("tool", _S),  # of calls and results, else null
+        ("ledger_key", _S),  # the paid call behind a result, null for local tools
+    ]
+)
+
 ROLLOUTS = pa.schema(
     [
         ("id", _S),  # "<step>-<group>-<sample>"
@@ -125,6 +136,7 @@ ROLLOUTS = pa.schema(
         ("question_id", _S),
         ("prompt", _S),
         ("completion", _S),
+        ("spans", pa.list_(WRITTEN)),  # of `completion`
         ("gold", _S),
         ("answer", _S),  # null where none could be read
         ("n_calls", _I),
@@ -187,13 +199,13 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("base_model", (), None),
         Stage("questions", (), QUESTIONS),
-        Stage("traces", ("questions",), TRACES, version=2),
+        Stage("traces", ("questions",), TRACES, version=3),
         Stage("tool_insertion", ("traces",), TOOL_TRACES, version=3),
         Stage("loss_filter", ("tool_insertion", "base_model"), FILTERED, version=2),
         Stage("sft", ("loss_filter", "base_model"), None),
         Stage("cold_start", ("loss_filter", "sft", "base_model"), None),
-        Stage("grpo", ("questions", "cold_start", "base_model"), None, version=2),
-        Stage("evaluate", ("questions", "base_model"), EVALUATIONS),
+        Stage("grpo", ("questions", "cold_start", "base_model"), None, version=3),
+        Stage("evaluate", ("questions", "base_model"), EVALUATIONS, version=2),
         Stage("report", ("*",), None),
     )
 }

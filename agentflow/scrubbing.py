@@ -60,6 +60,8 @@ class ScrubConfig(Frozen):
 
 
 OFF = ScrubConfig()
+_KEPT = ("id", "question_id", "ledger_key", "ledger_keys", "lookups_key")
+# Of a rejected row: what names it and its paid calls.
 
 
 def mark(kind: str) -> str:
@@ -159,7 +161,7 @@ def _scrubbed_rejects(rejects: Iterable[Reject], config: ScrubConfig) -> list[Re
 
 def _scrubbed_row(row: dict[str, Any], config: ScrubConfig) -> dict[str, Any]:
     """A rejected row; its ids stay, or nobody could find it again."""
-    ids = {name: row[name] for name in ("id", "question_id", "ledger_key") if name in row}
+    ids = {name: row[name] for name in _KEPT if name in row}
     return {**scrub_value(row, config), **ids}
 
 

@@ -1,9 +1,10 @@
-"""What a run's paid calls will cost: for `agentflow plan`, and at the start of a run.
+"""What a run's paid calls will cost: for `agentflow plan`, and at the start of a run, a deployed one too.
 
 In: a recipe, what of it would run, the store and the ledger. Out: one line a stage and service. Counts come from the
-artifacts that are made already, else from the configuration; it asks no service and makes nothing. Searches that models
-write themselves during GRPO are only bounded: nobody knows before how often they will. Those of evaluations are left
-out.
+artifacts that are made already, else from the configuration and the question files; it asks no service and makes
+nothing. Where only reading could tell how many questions there are (a hub id without a limit) it says so. Searches that
+models write themselves during GRPO are only bounded: nobody knows before how often they will. Those of evaluations are
+left out.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from agentflow.artifacts.store import Store
 from agentflow.clients.estimate import Estimate, estimate_search, estimate_teacher
 from agentflow.ledger import Ledger
 from agentflow.ledger.meters import MeanTokens
+from agentflow.sources.parquet import is_parquet
 from flows.plan import Decision
 from flows.recipes import Recipe
 
@@ -38,37 +43,72 @@ class _Questions:
     mean_bytes: float
 
 
-def estimates(recipe: Recipe, decisions: Sequence[Decision], store: Store, ledger_url: str) -> list[Estimate]:
-    """One estimate for each stage that would pay a service; empty if nothing paid would run or nothing is known."""
+@dataclass(frozen=True)
+class Unknown:
+    """A stage that will pay a service for nobody knows how many questions."""
+
+    stage: str
+    source: str
+
+    def line(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.stage:15} unknown: how many questions {self.source} holds is only known when they are read; set "
+            "questions.source.limit, or plan again once the questions are made"
+        )
+
+
+def estimates(recipe: Recipe, decisions: Sequence[Decision], store: Store, ledger_url: str) -> list[Estimate | Unknown]:
+    """One estimate for each stage among `decisions` that would pay a service; empty if nothing paid would run."""
     running = {decision.node.name: decision for decision in decisions if not decision.reuse}
-    questions = _questions(recipe, decisions, store)
+    paying = [
+        name for name, pays in (("traces", _asks), ("tool_insertion", _looks_up)) if name in running and pays(recipe)
+    ]
+    questions = _questions(recipe, decisions, store) if paying else None
     if questions is None:
-        return []
-    found: list[Estimate] = []
+        unknown = [Unknown(name, _named(recipe.questions.source)) for name in paying]
+        return [*unknown, *_model_searches(recipe, running)]
+    found: list[Estimate | Unknown] = []
     seen = _seen(recipe, ledger_url)
-    if "traces" in running and recipe.traces.origin == "teacher":
+    if "traces" in paying:
         traces = recipe.stage("traces")
         calls = questions.asked * traces.samples
         prompt = len(traces.system.encode()) + round(questions.mean_bytes)
         found.append(
             estimate_teacher("traces", recipe.teacher, calls=calls, most_calls=calls, prompt_bytes=prompt, seen=seen)
         )
-    if "tool_insertion" in running:
+    if "tool_insertion" in paying:
         found += _lookups(recipe, questions)
     found += _model_searches(recipe, running)
     return found
 
 
-def lines(found: Iterable[Estimate]) -> list[str]:
-    """For people; the last one is the sum."""
+def lines(found: Iterable[Estimate | Unknown]) -> list[str]:
+    """For people; the last one is the sum, where there is something to add up."""
     found = list(found)
-    if not found:
-        return []
-    priced = [(one.usd, one.most_usd) for one in found if one.usd is not None and one.most_usd is not None]
+    known = [one for one in found if isinstance(one, Estimate)]
+    if not known:
+        return [f"estimate {one.line()}" for one in found]
+    priced = [(one.usd, one.most_usd) for one in known if one.usd is not None and one.most_usd is not None]
     usd, most = sum(pair[0] for pair in priced), sum(pair[1] for pair in priced)
-    unknown = "" if len(priced) == len(found) else "; prices are missing, so this is not all"
+    missing = ["prices"] * (len(priced) < len(known)) + ["numbers of questions"] * (len(known) < len(found))
+    unknown = f"; {' and '.join(missing)} are missing, so this is not all" if missing else ""
     total = f"estimate total: expected {usd:,.4f} USD, worst case {most:,.4f} USD without repeated calls{unknown}"
     return [*(f"estimate {one.line()}" for one in found), total]
+
+
+def _asks(recipe: Recipe) -> bool:
+    return recipe.traces.origin == "teacher"
+
+
+def _looks_up(recipe: Recipe) -> bool:
+    return recipe.stage("tool_insertion").lookups != "none" and "Search" in recipe.tools.names
+
+
+def _named(source: Any) -> str:
+    """The first part of a source that has to be read before its questions can be counted."""
+    part = next(part for part in getattr(source, "parts", (source,)) if _train_rows(part) is None)
+    return f"{part.kind} ({part.hub_id or part.path})"
 
 
 def _questions(recipe: Recipe, decisions: Sequence[Decision], store: Store) -> _Questions | None:
@@ -108,19 +148,26 @@ def _train_rows(source: Any) -> int | None:
     if source.test_path is None and source.test_fraction == 1:
         return 0
     count = source.limit
-    if source.path is not None and source.path.is_file() and source.path.suffix == ".jsonl":
-        with source.path.open("rb") as stream:
-            lines = sum(1 for _ in stream)
-        count = lines if count is None else min(count, lines)
+    if source.path is not None and source.path.is_file() and (rows := _rows_of(source.path)) is not None:
+        count = rows if count is None else min(count, rows)
     if count is not None and source.test_path is None:
         count = round(count * (1 - source.test_fraction))
     return count if count is None else int(count)
 
 
+def _rows_of(path: Path) -> int | None:
+    """Rows of a question file; of Parquet as its footer says, None if that cannot be read (reading it will say why)."""
+    if not is_parquet(path):
+        with path.open("rb") as stream:
+            return sum(1 for _ in stream)
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError):
+        return None
+
+
 def _lookups(recipe: Recipe, questions: _Questions) -> list[Estimate]:
     config = recipe.stage("tool_insertion")
-    if config.lookups == "none" or "Search" not in recipe.tools.names:
-        return []
     rows = (questions.train if config.lookups == "all" else questions.text_answers) * recipe.traces.samples
     if not rows:
         return []

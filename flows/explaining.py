@@ -18,11 +18,13 @@ from agentflow.errors import InputError
 from agentflow.ledger import Ledger
 from agentflow.records import canonical_json, sha256_text
 from agentflow.report.visible import visible
+from agentflow.schemas import SEGMENT
 
 LIMIT = 2000
 # Characters of one field.
-LEDGER_KEYS = ("ledger_key", "lookups_key")
-# Columns that name a paid call.
+LEDGER_KEYS = ("ledger_key", "lookups_key", "ledger_keys")
+# Columns that name a paid call, or (of a reject) several.
+_SEGMENT_FIELDS = frozenset(field.name for field in SEGMENT)
 
 
 def explain_lines(row_id: str, root: Path, ledger_url: str | None) -> Iterator[str]:
@@ -47,21 +49,36 @@ def _finding(finding: Finding, store: Store, ledger: Ledger, seen: dict[str, Any
     yield f"== {finding.stage}/{finding.fingerprint}  {finding.kind}  {made}"
     inputs = ", ".join(f"{name}/{fingerprint}" for name, fingerprint in sorted(manifest.inputs.items()))
     yield f"   versions: stage {manifest.version}, recipe {manifest.recipe}" + (f", from {inputs}" if inputs else "")
-    as_before = [name for name, value in finding.row.items() if name in seen and seen[name] == value and name != "id"]
-    for name, value in finding.row.items():
-        if name in as_before or value in (None, "", []):
+    row = finding.row
+    if finding.kind == "reject":
+        yield from _fields({name: value for name, value in row.items() if name != "row"}, ledger)
+        row = row["row"]  # the rejected row itself
+    as_before = [name for name, value in row.items() if name in seen and seen[name] == value and name != "id"]
+    yield from _fields({name: value for name, value in row.items() if name not in as_before}, ledger)
+    if as_before:
+        yield f"   as before: {_line(', '.join(as_before))}"
+    seen.update(row)
+
+
+def _fields(fields: dict[str, Any], ledger: Ledger) -> Iterator[str]:
+    """One line for each field that says something, with what the ledger knows of the paid calls it names."""
+    for name, value in fields.items():
+        if value in (None, "", []):
             continue
-        if name == "segments":
+        if name == "segments" and _are_structs(value, _SEGMENT_FIELDS):
             yield from _segments(value, ledger)
-        elif name == "call_scores":
+        elif name == "call_scores" and _are_structs(value, frozenset()):
             yield from _call_scores(value)
         else:
-            yield f"   {name}: {_line(value if isinstance(value, str) else json.dumps(value))}"
-            if name in LEDGER_KEYS:
-                yield from _call(value, ledger)
-    if as_before:
-        yield f"   as before: {', '.join(as_before)}"
-    seen.update(finding.row)
+            yield f"   {_line(name, 100)}: {_line(value if isinstance(value, str) else json.dumps(value))}"
+        if name in LEDGER_KEYS:
+            for key in value if isinstance(value, list) else [value]:
+                yield from _call(_line(str(key), 100), ledger)
+
+
+def _are_structs(value: Any, fields: frozenset[str]) -> bool:
+    """Whether `value` is what our own stages write: a row rejected by the first one holds whatever its file held."""
+    return isinstance(value, list) and all(isinstance(one, dict) and fields <= one.keys() for one in value)
 
 
 def _line(text: str, limit: int = LIMIT) -> str:
@@ -100,11 +117,14 @@ def _call_scores(scores: list[dict[str, Any]]) -> Iterator[str]:
 def _call(key: str, ledger: Ledger, as_of: str | None = None) -> Iterator[str]:
     """A paid call: what was asked, and what stands in the ledger as its answer."""
     call = ledger.get(key)
-    if call is None or call["response_sha256"] is None:
-        yield f"     ledger {key[:16]}: no answer in this ledger"
-        return
-    attempts = call.get("attempts", [])
+    attempts = [] if call is None else call["attempts"]
     paid = sum(attempt["usd"] for attempt in attempts)
+    if call is None or call["response_sha256"] is None:
+        tried = (
+            f"; {len(attempts)} attempts, {paid:.6f} USD, the last: {_line(attempts[-1]['error'])}" if attempts else ""
+        )
+        yield f"     ledger {key[:16]}: no answer in this ledger{tried}"
+        return
     yield (
         f"     ledger {key[:16]}: {call['kind']} {call['provider']} {_line(call['model'], 100)}, sample "
         f"{call['sample_index']}, edition {call['edition']}, fetched {call['fetched_at']}, {len(attempts)} attempts, "

@@ -31,8 +31,8 @@ from tasks.context import RunContext
 from tasks.worker_logs import PATIENCE_S, with_last_lines
 
 Rows = Sequence[dict[str, Any]]
-Submit = Callable[[str, str, list[dict[str, Any]], bool], PrefectFuture[Any]]
-# (task run name, batch key, rows, allow_failed) -> future of the batch's Prefect task.
+Submit = Callable[[str, str, list[dict[str, Any]], int], PrefectFuture[Any]]
+# (task run name, batch key, rows, how many of them may fail) -> future of the batch's Prefect task.
 
 TABLE_ROWS = 500
 # Failed calls shown in Prefect's UI; all of them are counted.
@@ -72,10 +72,10 @@ def run_batches(
     progress = Progress(where.progress(name), "rows")
     done: list[Batch | None] = [store.find_batch(name, fingerprint, batch_key(batch)) for batch in batches]
 
-    def start(i: int, note: str = "", allow_failed: bool = False) -> PrefectFuture[Any]:
+    def start(i: int, note: str = "", may_fail: int = 0) -> PrefectFuture[Any]:
         # By default Ray runs a dead worker's task three times more: paid work is only repeated if somebody asks for it.
         with remote_options(max_retries=0):
-            return submit(f"{name} {i + 1}/{len(batches)}{note}", batch_key(batches[i]), batches[i], allow_failed)
+            return submit(f"{name} {i + 1}/{len(batches)}{note}", batch_key(batches[i]), batches[i], may_fail)
 
     submitted = {i: start(i) for i, batch in enumerate(done) if batch is None}
     finished = sum(len(batch) for i, batch in enumerate(batches) if done[i] is not None)
@@ -92,26 +92,36 @@ def run_batches(
     missing = [i for i, batch in enumerate(done) if batch is None]
     if missing:
         errors = [_error_of(states[i]) for i in missing]
-        failed = _report_failures(name, missing, batches, errors)
-        for error in errors:
-            if isinstance(error, StoreError | UserError | BudgetExceeded):
-                raise error  # it says what to do; no other call would have gone better
         # Batches may stand there whose failures were accepted by a run that was killed before its end.
-        accepted = sum(sum(batch.manifest.counts.failed.values()) for batch in done if batch is not None)
+        left = failure_budget - sum(map(_failures, done))
+        failed = _report_failures(name, missing, batches, errors)
         # The failure budget is one of rows: what ended a whole batch (a key, a quota, a dead worker) is not within it.
-        of_rows = all(isinstance(error, StageIncomplete) for error in errors)
-        if accepted + sum(failed.values()) > failure_budget or not of_rows:
-            cause = next(filter(None, (getattr(error, "cause", str(error)) for error in errors)), "")
-            message = _message(name, len(missing), len(batches), failed, cause)
-            raise StageIncomplete(message, stage=name, failed=dict(failed), cause=cause)
+        if sum(failed.values()) > left or not all(isinstance(error, StageIncomplete) for error in errors):
+            raise _ending(name, len(batches), errors, failed)
         for i in missing:  # within the budget: commit them with their failures; only those calls are made once more
-            state = _final_state(
-                start(i, " (accepting failures)", True), ray_name(name, batch_key(batches[i])), PATIENCE_S
-            )
+            future = start(i, " (accepting failures)", left)
+            state = _final_state(future, ray_name(name, batch_key(batches[i])), PATIENCE_S)
             done[i] = store.find_batch(name, fingerprint, batch_key(batches[i]))
-            if done[i] is None:
-                raise _error_of(state)
+            if done[i] is None:  # more rows failed than before, or something else did
+                errors = [_error_of(state)]
+                raise _ending(name, len(batches), errors, _report_failures(name, [i], batches, errors))
+            left -= _failures(done[i])
     return merge([batch.outcomes() for batch in done if batch is not None])
+
+
+def _failures(batch: Batch | None) -> int:
+    """Rows that a committed batch counts as failed."""
+    return 0 if batch is None else sum(batch.manifest.counts.failed.values())
+
+
+def _ending(name: str, total: int, errors: list[BaseException], failed: Counter[str]) -> BaseException:
+    """What a stage with batches that ended in `errors` raises."""
+    for error in errors:
+        if isinstance(error, StoreError | UserError | BudgetExceeded):
+            return error  # it says what to do; no other call would have gone better
+    cause = next(filter(None, (getattr(error, "cause", str(error)) for error in errors)), "")
+    message = _message(name, len(errors), total, failed, cause)
+    return StageIncomplete(message, stage=name, failed=dict(failed), cause=cause)
 
 
 def meter(where: RunContext) -> str:
@@ -197,11 +207,12 @@ def _message(name: str, missing: int, total: int, failed: Counter[str], cause: s
 
 
 def commit(
-    store: Store, stage: str, fingerprint: str, key: str, outcomes: Outcomes, schema: pa.Schema, allow_failed: bool
+    store: Store, stage: str, fingerprint: str, key: str, outcomes: Outcomes, schema: pa.Schema, may_fail: int
 ) -> dict[str, Any]:
-    """Commit one batch inside its task; raises StageIncomplete if rows failed.
+    """Commit one batch inside its task; raises StageIncomplete if more than `may_fail` rows failed.
 
     Returns what Prefect may keep as the task's result.
     """
-    batch = store.commit_batch(stage, fingerprint, key, outcomes, schema, allow_failed=allow_failed)
+    failed = sum(reject.status == "failed" for reject in outcomes.rejects)
+    batch = store.commit_batch(stage, fingerprint, key, outcomes, schema, allow_failed=failed <= may_fail)
     return {"batch": batch.key, "rows": batch.manifest.n_rows, "digest": batch.manifest.digest}

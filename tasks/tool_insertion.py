@@ -37,7 +37,7 @@ def insertion_batch(
     rows: list[dict[str, Any]],
     config: ToolInsertionConfig,
     where: RunContext,
-    allow_failed: bool,
+    may_fail: int,
     candidates: Candidates | None = None,
 ) -> dict[str, Any]:
     """Insert calls into one batch (teacher lookups and searches are paid) and commit it."""
@@ -56,7 +56,7 @@ def insertion_batch(
 
     with paid_work(where), recording(where.progress("tool_insertion")):
         outcomes = asyncio.run(insert())
-    return commit(where.store(), "tool_insertion", fingerprint, key, outcomes, TOOL_TRACES, allow_failed)
+    return commit(where.store(), "tool_insertion", fingerprint, key, outcomes, TOOL_TRACES, may_fail)
 
 
 def make_tool_insertion(
@@ -68,10 +68,10 @@ def make_tool_insertion(
         rows = traces.artifact.rows()
         sampled = _sample(rows, identity, config, base, where, store)
 
-        def submit(name: str, key: str, batch: list[dict[str, Any]], allow_failed: bool) -> Any:
+        def submit(name: str, key: str, batch: list[dict[str, Any]], may_fail: int) -> Any:
             own = None if sampled is None else {row["id"]: sampled.get(row["id"], []) for row in batch}
             return insertion_batch.with_options(name=ray_name("tool_insertion", key), task_run_name=name).submit(
-                identity.fingerprint, key, batch, config, where, allow_failed, own
+                identity.fingerprint, key, batch, config, where, may_fail, own
             )
 
         outcomes = run_batches(identity, rows, config.batch_size, store, where, submit, config.failure_budget)

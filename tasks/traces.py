@@ -24,7 +24,7 @@ from tasks.paid import paid_work
 
 @task(name="traces-batch", retries=0, cache_policy=NO_CACHE, log_prints=False)
 def traces_batch(
-    fingerprint: str, key: str, rows: list[dict[str, Any]], config: TracesConfig, where: RunContext, allow_failed: bool
+    fingerprint: str, key: str, rows: list[dict[str, Any]], config: TracesConfig, where: RunContext, may_fail: int
 ) -> dict[str, Any]:
     """Ask the teacher about one batch and commit it."""
 
@@ -35,7 +35,7 @@ def traces_batch(
 
     with paid_work(where), recording(where.progress("traces")):
         outcomes = asyncio.run(ask())
-    return commit(where.store(), "traces", fingerprint, key, outcomes, TRACES, allow_failed)
+    return commit(where.store(), "traces", fingerprint, key, outcomes, TRACES, may_fail)
 
 
 def make_traces(identity: Identity, config: TracesConfig, questions: Made, where: RunContext) -> Made:
@@ -47,9 +47,9 @@ def make_traces(identity: Identity, config: TracesConfig, questions: Made, where
             outcomes = recorded_traces(rows, config.scrub)
         else:
 
-            def submit(name: str, key: str, batch: list[dict[str, Any]], allow_failed: bool) -> Any:
+            def submit(name: str, key: str, batch: list[dict[str, Any]], may_fail: int) -> Any:
                 return traces_batch.with_options(name=ray_name("traces", key), task_run_name=name).submit(
-                    identity.fingerprint, key, batch, config, where, allow_failed
+                    identity.fingerprint, key, batch, config, where, may_fail
                 )
 
             outcomes = run_batches(identity, rows, config.batch_size, store, where, submit, config.failure_budget)

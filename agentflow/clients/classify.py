@@ -28,6 +28,7 @@ from agentflow.errors import (
     ServerFailed,
     ServiceFailure,
 )
+from agentflow.ledger import Cost, Refusal
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 # The longest answers of today's models are below 1 MB; a larger body is a defect or an attack.
@@ -35,6 +36,8 @@ _MESSAGE_CHARACTERS = 300
 _QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded"}
 _QUOTA_STATUS = {402, 432, 433}
 # 402: DeepSeek's and OpenRouter's empty account; 432, 433: Tavily's plan and pay-as-you-go limits.
+_PERHAPS_DONE = {408, 504, 522, 524}
+# Somebody gave up waiting: the service, a gateway, or Cloudflare (522, 524). Behind it the work may go on.
 
 
 def scrub(message: str, secrets: Iterable[str]) -> str:
@@ -93,6 +96,17 @@ def from_status(
     if status < 300:
         return MalformedAnswer(message + " where only 200 carries an answer", status=status)
     return RequestRejected(message, status=status)
+
+
+def refusal(failure: ServiceFailure) -> Refusal:
+    """An attempt that was answered without a usable answer, with what it cost.
+
+    That is nothing where the service refused the work or failed at it (429 and other 4xx, 500, 502, 503, 529: providers
+    bill answers), and unknown, so that the worst case is counted, where it may have done it: a body nobody can use, or
+    a status by which somebody gave up waiting (408, 504, 522, 524).
+    """
+    unknown = isinstance(failure, MalformedAnswer) or failure.status in _PERHAPS_DONE
+    return Refusal(failure, None if unknown else Cost())
 
 
 def _error_of(body: str) -> tuple[set[str], str]:

@@ -13,6 +13,7 @@ from agentflow.errors import CutAnswer, EmptyAnswer, FilteredAnswer, MalformedAn
 
 _INTERRUPTED = {"insufficient_system_resource", "error", "abort"}
 # The service broke off in the middle: DeepSeek's, OpenRouter's and vLLM's (also SGLang's) words for it.
+_KEPT = " (it is paid and kept: asking again would end the same)"
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -40,9 +41,16 @@ def read_completion(body: dict[str, Any]) -> Completed:
     if not isinstance(message, dict):
         raise MalformedAnswer("the first choice has no message", status=200)
     if finish == "length":
-        raise CutAnswer("the answer reached max_tokens and stops in the middle; raise max_tokens", status=200)
+        raise CutAnswer(
+            f"the answer reached max_tokens and stops in the middle{_KEPT}; for another one raise max_tokens, or "
+            "change the model or the edition",
+            status=200,
+        )
     if finish == "content_filter" or message.get("refusal"):
-        raise FilteredAnswer("the service filtered or refused the answer", status=200)
+        raise FilteredAnswer(
+            f"the service filtered or refused the answer{_KEPT}; for another one change the model or the edition",
+            status=200,
+        )
     if isinstance(finish, str) and finish in _INTERRUPTED:
         raise ServerFailed(f"the service broke the answer off (finish_reason {finish})", status=200)
     content = _text(message, "content")

@@ -61,10 +61,16 @@ class Pace:
             self._pacer.stop(stopped_before(*stop))
 
     async def persist(self, key: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
-        """`Pacer.persist` for the call `key`. A failure is its row's own fault once there were too many of its kind."""
+        """`Pacer.persist` for the call `key`, which a failure names.
+
+        An empty or malformed answer is its row's own fault once there were too many of them.
+        """
         try:
             return await self._pacer.persist(attempt)
-        except (EmptyAnswer, MalformedAnswer) as failure:
+        except ServiceFailure as failure:
+            failure.ledger_key = key
+            if not isinstance(failure, EmptyAnswer | MalformedAnswer):
+                raise
             seen = await asyncio.to_thread(self._ledger.count_attempts, key, (EmptyAnswer.kind, MalformedAnswer.kind))
             failure.row_fault = seen >= self._unusable_answers
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from pydantic import Field
 from tavily import AsyncTavilyClient
 from tavily.errors import TimeoutError as TavilyTimeout
 
-from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json, without_secrets
+from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json, refusal, without_secrets
 from agentflow.clients.connections import allow_connections
 from agentflow.clients.endpoint import LOCAL_KEY, ServiceConfig, key_for, limit_key, split_url
 from agentflow.clients.pace import Pace
@@ -185,10 +185,8 @@ class SearchClient:
         try:
             async with asyncio.timeout(self.config.timeout_s):
                 body = await self._client.search(**request, timeout=self.config.timeout_s)
-        except MalformedAnswer as error:
-            return Refusal(_bare(error), None)  # answered, so perhaps billed
         except ServiceFailure as error:
-            return Refusal(_bare(error))
+            return refusal(_bare(error))
         except UnicodeEncodeError:
             return Refusal(RequestRejected("search: the query holds characters that UTF-8 cannot carry"))
         except (httpx.HTTPError, TavilyTimeout, OSError) as error:
@@ -218,8 +216,9 @@ def _read_hit(hit: Any) -> SearchResult:
         if not isinstance(hit.get(name), str):
             raise MalformedAnswer(f"search: a result has no text {name!r}", status=200)
     score = hit.get("score", 0.0)
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise MalformedAnswer(f"search: a result's score is {score!r}, not a number", status=200)
+    # Compared before it is converted: a JSON integer may be larger than any float.
+    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= sys.float_info.max:
+        raise MalformedAnswer(f"search: a result's score is {str(score)[:40]}, not a number", status=200)
     return SearchResult(title=hit["title"], url=hit["url"], content=hit["content"], score=float(score))
 
 

@@ -19,7 +19,7 @@ import httpx2
 import openai
 from pydantic import Field
 
-from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json
+from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json, refusal
 from agentflow.clients.completion import read_completion, tokens_used
 from agentflow.clients.connections import allow_connections, fewer_collections
 from agentflow.clients.endpoint import (
@@ -33,7 +33,7 @@ from agentflow.clients.endpoint import (
 )
 from agentflow.clients.pace import Pace
 from agentflow.config import Frozen, LocalFile, Where
-from agentflow.errors import ConfigError, RequestRejected, ServiceFailure
+from agentflow.errors import ConfigError, CutAnswer, FilteredAnswer, RequestRejected, ServiceFailure
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
 from agentflow.records import canonical_json
 
@@ -168,7 +168,8 @@ class TeacherClient:
         """The teacher's answer to `messages` (`[{"role", "content"}, ...]`), from the ledger or asked now.
 
         `sample_index` tells k samples of one question apart. Raises ServiceFailure (see `agentflow.errors`) after
-        the last attempt, BudgetExceeded and StoreError.
+        the last attempt, BudgetExceeded and StoreError. A cut or filtered answer is stored as every other is
+        and raises CutAnswer or FilteredAnswer each time it is read.
         """
         call = self.call(messages, sample_index=sample_index, response_format=response_format)
         worst = self._worst_case(call.request)
@@ -201,9 +202,9 @@ class TeacherClient:
             failure = from_status(
                 response.status_code, response.headers, response.text, service="teacher", secrets=self._secrets
             )
-            return Refusal(failure)
+            return refusal(failure)
         except ServiceFailure as error:
-            return Refusal(error, None)  # too large: billed, but nobody reads how much
+            return refusal(error)  # too large: billed, but nobody reads how much
         except UnicodeEncodeError:
             return Refusal(RequestRejected("teacher: the messages hold characters that UTF-8 cannot carry"))
         except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
@@ -220,7 +221,10 @@ class TeacherClient:
             body = read_json(content, service="teacher", secrets=self._secrets)
             tokens = tokens_used(body)
             cost = teacher_cost(self.config, *tokens) if tokens else None
-            read_completion(body)
+            # A cut or filtered answer is whole, paid, and the same if asked again: kept, so that it is paid once and
+            # reading it fails, now and on every replay.
+            with contextlib.suppress(CutAnswer, FilteredAnswer):
+                read_completion(body)
         except ServiceFailure as failure:
             return Refusal(failure.with_traceback(None), cost)
         return Answer(body, cost)

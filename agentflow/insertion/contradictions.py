@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from agentflow.insertion.equations import Equation, find_equations
+from agentflow.insertion.equations import Equation, find_equations, value_of
 from agentflow.insertion.tokens import tokenise
-from agentflow.tools.calculator import evaluate, format_number
+from agentflow.tools.calculator import format_number
 
 MAX_CORRECTIONS = 20
 # A trace with more wrong results is not worth saving.
@@ -116,4 +116,5 @@ def _as_stated(value: Fraction, stated: str) -> str:
 
 
 def _uses(text: str, value: Fraction) -> int:
-    return sum(token.kind == "number" and evaluate(token.text) == abs(value) for token in tokenise(text))
+    # A number that the calculator refuses (1/0, above its bounds) is no use of one that it took.
+    return sum(token.kind == "number" and value_of(token.text) == abs(value) for token in tokenise(text))

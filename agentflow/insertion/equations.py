@@ -125,7 +125,7 @@ def _results(tokens: list[Token], index: int, must_agree: bool) -> list[_Result]
     token = tokens[index]
     start = token.start if sign_start is None else sign_start
     decimals = None if token.compound else token.decimals
-    value = _value(token.text)
+    value = value_of(token.text)
     if value is None:
         return []
     must_agree = must_agree or _operand_follows(tokens, index + 1)
@@ -149,7 +149,7 @@ def _fraction(tokens: list[Token], index: int) -> Fraction | None:
         return None
     if three[0].end != three[1].start or three[1].end != three[2].start:
         return None
-    return _value("/".join((three[0].text, three[2].text)))
+    return value_of("/".join((three[0].text, three[2].text)))
 
 
 def _operand_follows(tokens: list[Token], index: int) -> bool:
@@ -261,10 +261,10 @@ def _expression(side: list[Token], result: _Result) -> tuple[str, Fraction | Non
     if result.percent:
         variants.append(f"({plain})*100")
     for expression in variants:
-        value = _value(expression)
+        value = value_of(expression)
         if value is not None and _agrees(value, result):
             return expression, value, True
-    return plain, _value(plain), False
+    return plain, value_of(plain), False
 
 
 def _join(side: list[Token], percent: bool) -> str:
@@ -281,7 +281,8 @@ def _join(side: list[Token], percent: bool) -> str:
     return "".join(pieces)
 
 
-def _value(expression: str) -> Fraction | None:
+def value_of(expression: str) -> Fraction | None:
+    """The exact value of `expression`; None if the calculator refuses it (1/0, numbers out of bounds)."""
     try:
         return evaluate(expression)
     except ToolArgumentError:

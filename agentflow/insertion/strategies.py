@@ -87,7 +87,8 @@ class TeacherLookups:
             lookups = read_lookups(answer.content, row["reasoning"], max_lookups=self._max_lookups)
         except MalformedAnswer as error:
             # Paid and stored: asking again would get the same answer from the ledger.
-            return Reject(row["id"], "quarantined", "malformed_lookups", str(error), row)
+            asked = {**row, "lookups_key": answer.ledger_key}
+            return Reject(row["id"], "quarantined", "malformed_lookups", str(error), asked)
         calls = tuple(PlannedCall(one.at, ToolCall("Search", {"query": one.query})) for one in lookups)
         return Plan(calls, ledger_key=answer.ledger_key)
 

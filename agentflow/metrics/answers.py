@@ -13,6 +13,14 @@ from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
 
+
+def _as_fraction(found: re.Match[str]) -> str:
+    """A LaTeX fraction in plain text: "1\\frac{3}{4}" is "1 3/4" (without the blank it would be 13/4)."""
+    digit, *parts = found.groups()
+    above, below = (part.strip() for part in parts if part is not None)
+    return f"{digit + ' ' if digit else ''}{above}/{below}"
+
+
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _CLOSED = frozenset({"yes", "no", "noanswer"})
@@ -24,23 +32,36 @@ _TOLERANCE = Fraction(1, 10**9)
 # Relative; covers a calculator's 10 significant digits, e.g. 0.3333333333 for 1/3.
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_POWER = r"(?:(?P<times>\s?[×·*x]\s?10)?\s?\^\s?(?P<power>[-+−]?[0-9]{1,2})(?![0-9])|[eE](?P<e>[-+]?[0-9]{1,2})(?!\w))?"
+# "2×10^3", "10^3", "2e3".
+_BELOW = r"(?: (?P<above>[0-9]{1,3})/(?P<under>[1-9][0-9]{0,2})(?![0-9./])|\s?/\s?(?P<below>[1-9][0-9]*)(?![0-9./]))?"
+# "1 3/4", "3/4".
 # A sign counts only where it cannot be a minus or a range: "5-3" ends in 3, "is -3" in -3, "$-3" and "-$3" too.
+# What stands behind "^" is an exponent, as in "25 cm^2", and no number of its own.
 _NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w.)%])[-−])?(?:[$€£₹¥]\s?(?P<inner>-)?)?(?<![\w.,])"
-    rf"(?P<value>{_DIGITS})(?:\s?/\s?(?P<below>[1-9][0-9]*)(?![0-9./]))?",
+    rf"(?P<sign>(?<![\w.)%^])[-−])?(?:[$€£₹¥]\s?(?P<inner>-)?)?(?<![\w.,^])(?<!\^[-+−])"
+    rf"(?P<value>{_DIGITS}){_POWER}{_BELOW}",
 )
 _WHOLE = re.compile(
-    rf"[~≈]?\s*(?P<sign>[-+−])?\s*(?:[$€£₹¥]\s*(?P<inner>-)?)?(?P<value>{_DIGITS})"
-    r"(?:\s*/\s*(?P<below>[1-9][0-9]*))?(?:\s*(?:%|percent|dollars?|cents?|usd))?[.!\s]*",
+    rf"[~≈]?\s*(?P<sign>[-+−])?\s*(?:[$€£₹¥]\s*(?P<inner>-)?)?(?P<value>{_DIGITS}){_POWER}{_BELOW}"
+    r"(?:\s*(?:%|percent|dollars?|cents?|usd))?[.!\s]*",
     re.IGNORECASE,
 )
+_PART = r"\s*(?:\{([^{}]*)\}|([0-9]))"
+# Of \frac: in braces, or one bare digit.
 _LATEX = (
-    (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
-    (re.compile(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}"), r"\1"),
-    (re.compile(r"\\[,;! ]|\\left|\\right|\*\*|\\\(|\\\)"), ""),
+    (re.compile(rf"([0-9])?\s?\\[dtc]?frac{_PART}{_PART}"), _as_fraction),
+    (re.compile(r"\\(?:text(?:bf|rm|it)?|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\\times(?![A-Za-z])"), "×"),
+    (re.compile(r"\\cdot(?![A-Za-z])"), "·"),
+    (re.compile(r"\\approx(?![A-Za-z])"), "≈"),
+    (re.compile(r"\^\s?\{\s?([-+−]?[0-9]{1,3})\s?\}"), r"^\1"),
+    (re.compile(r"\\[,;! ]|\\left|\\right|\*\*|\\\(|\\\)|\\\[|\\\]"), ""),
     (re.compile(r"\\([$%])"), r"\1"),
     (re.compile(r"(?<=[0-9])\{,\}(?=[0-9])"), ","),
 )
+_WRAPPED = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}|\${1,3}([^$]*)\${1,2}|\{(.*)\}", re.DOTALL)
+_MAX_WRAPS = 4
 _MARKERS = (
     re.compile(r"<answer>(?P<answer>.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE),
     re.compile(r"^[ \t]*#{4}(?!#)(?P<answer>[^\n]*)", re.MULTILINE),
@@ -79,8 +100,17 @@ def _f1(predicted: str, gold: str) -> float:
 
 # ---------------------------------------------------------------- numbers
 def parse_number(text: str) -> Fraction | None:
-    """The number `text` is, as a whole: "$1,234.50", "72.0", "-3", "3/4", "50%" (= 50), "\\frac{3}{4}"; else None."""
-    match = _WHOLE.fullmatch(_without_latex(text.strip()))
+    """The number `text` is, as a whole; else None.
+
+    "$1,234.50", "72.0", "-3", "3/4", "1 3/4", "50%" (= 50), "2e3", "2×10^3", and the same in LaTeX: "\\frac34",
+    "1\\tfrac{3}{4}", "2\\cdot10^{3}", "\\$1{,}234", "72\\text{ dollars}", "\\boxed{72}".
+    """
+    plain = _without_latex(text).strip()
+    for _ in range(_MAX_WRAPS):
+        if (wrapped := _WRAPPED.fullmatch(plain.rstrip(".! \n"))) is None:
+            break
+        plain = next(inside for inside in wrapped.groups() if inside is not None).strip()
+    match = _WHOLE.fullmatch(" ".join(plain.split()))
     return _fraction(match) if match else None
 
 
@@ -105,7 +135,18 @@ def _fraction(match: re.Match[str]) -> Fraction | None:
     digits, below = match["value"].replace(",", ""), match["below"] or "1"
     if len(digits) > _MAX_DIGITS or len(below) > _MAX_DIGITS:
         return None
-    value = Fraction(digits) / int(below)
+    value = Fraction(digits)
+    if (exponent := match["power"] or match["e"]) is not None:
+        # "10^3" raises the number itself, "2×10^3" and "2e3" ten.
+        factor, base = (value, Fraction(10)) if match["times"] or match["e"] else (Fraction(1), value)
+        power = int(exponent.replace("−", "-"))
+        if not base and power < 0:
+            return None
+        value = factor * base**power
+    value /= int(below)
+    if match["above"]:
+        part = Fraction(int(match["above"]), int(match["under"]))
+        value = value + part if part < 1 else part  # "3 48/2" is no mixed number but two, of which the last counts
     return -value if bool(match["sign"] and match["sign"] != "+") != bool(match["inner"]) else value
 
 

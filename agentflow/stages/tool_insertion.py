@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from agentflow.artifacts.tables import split_bad_rows
 from agentflow.clients.search import SearchConfig
 from agentflow.clients.teacher import TeacherClient, TeacherConfig
 from agentflow.config import Frozen, Where
@@ -26,6 +27,7 @@ from agentflow.insertion.splice import Insertion, splice
 from agentflow.insertion.strategy import PlannedCall, Strategy
 from agentflow.records import Outcomes, Reject, ToolCall, ToolResult, canonical_json
 from agentflow.rendering import PromptConfig
+from agentflow.schemas import TOOL_TRACES
 from agentflow.scrubbing import ScrubConfig, scrub_segments
 from agentflow.syntax import Syntax
 from agentflow.tools.contract import ToolBox
@@ -100,9 +102,12 @@ async def insert_batch(
     `teacher` may be None where no lookups are marked, `candidates` where none were sampled.
     """
     ways = _strategies(config, teacher, toolbox, candidates)
-    results = await all_settled(_insert(row, ways, config, toolbox) for row in rows)
-    kept = [result for result in results if isinstance(result, dict)]
-    rejects = [result for result in results if isinstance(result, Reject)]
+    # As many rows as keep the slots of both services busy; a row that waits for neither is done at once.
+    slots = max(config.teacher.concurrency, config.search.concurrency)
+    results = await all_settled((_insert(row, ways, config, toolbox) for row in rows), slots + 2 * min(slots, 64))
+    # Queries and results come from paid answers, whose JSON carries texts that no Arrow file can.
+    kept, unstorable = split_bad_rows([result for result in results if isinstance(result, dict)], TOOL_TRACES)
+    rejects = [*(result for result in results if isinstance(result, Reject)), *unstorable]
     return scrub_segments(Outcomes(kept, rejects, len(rows), len(kept)), config.scrub)
 
 
@@ -145,7 +150,9 @@ async def _insert(
     except ServiceFailure as failure:
         if failure.stops_run:
             raise
-        return Reject(row["id"], "quarantined" if failure.row_fault else "failed", failure.kind, str(failure), row)
+        status: Literal["failed", "quarantined"] = "quarantined" if failure.row_fault else "failed"
+        asked = {**row, "lookups_key": failure.ledger_key}  # searches fail as ToolFailure
+        return Reject(row["id"], status, failure.kind, str(failure), asked)
     if isinstance(insertions, Reject):
         return insertions
     return {
@@ -180,7 +187,9 @@ async def _run(
         lines = [f"{call.tool} {canonical_json(call.arguments)}: {failure}" for call, failure in failures]
         again = [failure for _, failure in failures if not failure.row_fault]
         status: Literal["failed", "quarantined"] = "failed" if again else "quarantined"
-        return Reject(row["id"], status, (again or [failures[0][1]])[0].kind, "\n".join(lines), row)
+        causes = (failure.__cause__ for _, failure in failures)
+        asked = {**row, "ledger_keys": [cause.ledger_key for cause in causes if isinstance(cause, ServiceFailure)]}
+        return Reject(row["id"], status, (again or [failures[0][1]])[0].kind, "\n".join(lines), asked)
     return [
         Insertion(one.at, one.call, result)
         for one, result in called

@@ -16,11 +16,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from agentflow.artifacts.tables import split_bad_rows
 from agentflow.clients.teacher import TeacherClient, TeacherConfig
 from agentflow.config import Frozen, Where
 from agentflow.errors import ServiceFailure
 from agentflow.metrics.answers import is_correct, read_answer
 from agentflow.records import Outcomes, Reject
+from agentflow.schemas import TRACES
 from agentflow.scrubbing import OFF, ScrubConfig, scrub_traces
 from agentflow.syntax import holds_markup
 from agentflow.waiting import all_settled
@@ -93,16 +95,20 @@ async def _question(
     traces: list[dict[str, Any]] = []
     unusable: list[tuple[str, str]] = []
     # (reason, detail) of every sample that is no trace.
+    keys: list[str] = []
+    # Of every sample's paid call.
     for sample in range(config.samples):
         try:
             answer = await teacher.complete(messages, sample_index=sample)
         except ServiceFailure as failure:
             if failure.stops_run:
                 raise
+            keys.append(failure.ledger_key)
             if not failure.row_fault:
-                return [], Reject(row["id"], "failed", failure.kind, str(failure), row)
+                return [], Reject(row["id"], "failed", failure.kind, str(failure), {**row, "ledger_keys": keys})
             unusable.append((failure.kind, str(failure)))
             continue
+        keys.append(answer.ledger_key)
         predicted = read_answer(answer.content, row["answer_type"])
         reasoning = answer.reasoning or ""
         if not reasoning.strip():
@@ -110,10 +116,14 @@ async def _question(
         elif holds_markup(reasoning):
             unusable.append(("markup", MARKUP))
         elif is_correct(predicted, row["answer"], row["aliases"], row["answer_type"]):
-            traces.append(_trace(row, sample, reasoning, answer.content, predicted or "", label, answer.ledger_key))
+            trace = _trace(row, sample, reasoning, answer.content, predicted or "", label, answer.ledger_key)
+            # JSON carries texts that no Arrow file can (a lone surrogate): such a row would stop its whole batch.
+            storable, bad = split_bad_rows([trace], TRACES)
+            traces += storable
+            unusable += [(reject.reason, reject.detail) for reject in bad]
         else:
             unusable.append(("wrong_answer", f"{predicted!r} instead of {row['answer']!r}"))
-    return (traces, None) if traces else ([], _without_trace(row, unusable))
+    return (traces, None) if traces else ([], _without_trace({**row, "ledger_keys": keys}, unusable))
 
 
 def _without_trace(row: dict[str, Any], unusable: Sequence[tuple[str, str]]) -> Reject:

@@ -223,5 +223,8 @@ def _bounded(value: Fraction) -> Fraction:
 
 def _digits_before_point(value: Fraction) -> int:
     """Digits of the whole part, or minus the zeros after the point: 12.5 -> 2, 0.25 -> 0, 0.0025 -> -2."""
-    digits = len(str(value.numerator)) - len(str(value.denominator))
-    return digits + 1 if value >= Fraction(10) ** digits else digits
+    # Never the digits of numerator or denominator: Python refuses to print integers as long as a fraction's may be.
+    if value >= 1:
+        return len(str(value.numerator // value.denominator))
+    zeros = len(str(value.denominator // value.numerator)) - 1
+    return 1 - zeros if value * 10**zeros == 1 else -zeros

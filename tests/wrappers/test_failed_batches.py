@@ -154,6 +154,59 @@ def test_failures_within_the_failure_budget_are_counted_and_the_stage_completes(
     assert (manifest.keys_in, manifest.counts.out, manifest.rows) == (6, 5, 5)
 
 
+def test_failures_that_come_while_others_are_accepted_count_against_the_failure_budget_too(
+    recipe: Recipe, services: tuple[LocalService, LocalService], tmp_path: Path
+) -> None:
+    rows = insert(recipe, tmp_path / "whole", services).artifact.rows()
+    asked = {row["id"]: [json.loads(s["arguments"])["query"] for s in row["segments"] if s["tool"] == "Search"]
+             for row in rows}  # fmt: skip
+    everywhere = [query for queries in asked.values() for query in queries]
+    first, second = (
+        next(query for query in queries if sum(query in other for other in everywhere) == 1)
+        for queries in list(filter(None, asked.values()))[:2]
+    )
+    # Every search is too old at once, so that the second pass asks all of them again.
+    settings = [*SETTINGS, "tool_insertion.failure_budget=1", "tool_insertion.batch_size=6", "search.ttl_days=1e-9"]
+    services[1].set_faults([*broken(first), {**broken(second)[0], "after": 1}])
+    with pytest.raises(StageIncomplete, match=r"1 of 1 batches failed \(2 server_error") as caught:
+        insert(load_recipe("smoke", settings), tmp_path / "run", services)
+    assert caught.value.failed == {"server_error": 2}
+    assert visible(tmp_path / "run", "tool_insertion") == []
+    services[1].reset()
+    counts = insert(load_recipe("smoke", settings), tmp_path / "run", services).artifact.manifest.counts
+    assert (counts.out, counts.failed) == (6, {})
+
+
+@pytest.mark.parametrize("failure_budget", [0, 1])
+def test_a_cut_answer_is_asked_for_once_by_the_run_that_accepts_failures_and_by_every_retry(
+    services: tuple[LocalService, LocalService], tmp_path: Path, failure_budget: int
+) -> None:
+    recipe = load_recipe("smoke", [*SETTINGS, f"traces.failure_budget={failure_budget}", "teacher.max_attempts=1"])
+    made = data_flow.run_data(recipe, tmp_path / "whole", *(service.base_url for service in services), until="traces")
+    cut, failing = (row["question"] for row in made["traces"].artifact.rows()[:2])
+    choice = {"index": 0, "message": {"role": "assistant", "content": "3+4 = "}, "finish_reason": "length"}
+    body = {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 9}}
+    rules = [{"kind": "status", "status": 200, "body": body, "contains": cut}]
+    services[0].reset()
+    services[0].set_faults([*rules, *broken(failing)])
+
+    def traced() -> Any:
+        urls = (service.base_url for service in services)
+        return data_flow.run_data(recipe, tmp_path / "run", *urls, until="traces")["traces"].artifact.manifest.counts
+
+    if failure_budget:
+        counts = traced()
+        assert counts.failed == {"server_error": 1}
+    else:
+        with pytest.raises(StageIncomplete, match="1 server_error"):
+            traced()
+        services[0].set_faults(rules)
+        counts = traced()
+        assert counts.failed == {}
+    assert counts.quarantined == {"cut": 1}
+    assert services[0].stats()["by_fault"]["status"] - services[0].stats()["by_status"].get("500", 0) == 1
+
+
 def test_failures_that_a_killed_run_had_accepted_count_against_the_failure_budget(
     recipe: Recipe, services: tuple[LocalService, LocalService], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pipeline_rows import question_rows
 
 from agentflow.artifacts.fingerprint import Identity
 from agentflow.artifacts.store import Store
+from agentflow.clients.teacher import TeacherClient, TeacherConfig
 from agentflow.errors import InputError
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Recorded
-from agentflow.records import Outcomes, Segment, ToolCall, ToolResult, sha256_text
-from agentflow.schemas import FILTERED, TOOL_TRACES, TRACES
+from agentflow.records import Outcomes, Reject, Segment, ToolCall, ToolResult, sha256_text
+from agentflow.schemas import FILTERED, QUESTIONS, TOOL_TRACES, TRACES
+from agentflow.services.server import LocalService
+from agentflow.stages.traces import TracesConfig, trace_batch
 from flows.explaining import explain_lines
 
 FORGED = "It is so.\n== loss_filter/0000  row  made by nobody\u202e\x1b[2J"
@@ -94,3 +98,52 @@ def test_an_answer_that_was_asked_for_again_is_said_to_be_another(root: Path) ->
 def test_an_unknown_row_is_an_error(root: Path) -> None:
     with pytest.raises(InputError, match="'nobody#0'"):
         list(explain_lines("nobody#0", root, None))
+
+
+def test_of_a_question_whose_samples_were_all_rejected_every_paid_call_is_told(tmp_path: Path) -> None:
+    wrong, failing = [row for row in question_rows(2) if row["split"] == "train"]
+    config = TracesConfig(samples=2, teacher=TeacherConfig(max_attempts=1))
+    with (
+        LocalService("teacher", wrong_rate=1.0) as service,
+        Ledger.open(str(tmp_path / "ledger.db"), run_id="r") as ledger,
+    ):
+        service.set_faults([{"kind": "status", "status": 500, "contains": failing["question"]}])
+
+        async def traced() -> Outcomes:
+            async with TeacherClient.open(config.teacher, ledger, base_url=service.base_url) as teacher:
+                return await trace_batch([wrong, failing], config, teacher)
+
+        outcomes = asyncio.run(traced())
+        reasons = {reject.key: reject.reason for reject in outcomes.rejects}
+        assert reasons == {wrong["id"]: "wrong_answer", failing["id"]: "server_error"}
+        paid = [ledger.get(key) or {} for key in outcomes.rejects[0].row["ledger_keys"]]
+    store = Store.open(tmp_path / "artifacts")
+    store.commit_table(
+        Identity("questions", 1, {}, {}), Outcomes([wrong, failing], [], 2, 2), QUESTIONS, recipe="night"
+    )
+    store.commit_table(Identity("traces", 1, {}, {}), outcomes, TRACES, recipe="night")
+    lines = list(explain_lines(wrong["id"], tmp_path, None))
+    assert [line.strip() for line in lines if "response sha256" in line] == [
+        f"response sha256 {call['response_sha256']}" for call in paid
+    ]
+    requests = [line for line in lines if line.strip().startswith("request ")]
+    assert len(requests) == 2 and all(wrong["question"] in line for line in requests)
+    assert "   reason: wrong_answer" in lines and any("as before: " in line and "question" in line for line in lines)
+    (told,) = [line for line in explain_lines(failing["id"], tmp_path, None) if line.startswith("     ledger ")]
+    assert "no answer in this ledger; 1 attempts, 0.000000 USD, the last: teacher answered 500" in told
+
+
+def test_a_rejected_row_may_hold_anything_under_our_names(tmp_path: Path) -> None:
+    row = {
+        "segments": "x",
+        "call_scores": [1],
+        "ledger_key": "\ud800\n== a",
+        "ledger_keys": {"a": 1},
+        "b\n== c": FORGED,
+    }
+    rejects = [Reject("file.jsonl:1", "quarantined", "bad_json", FORGED, row)]
+    store = Store.open(tmp_path / "artifacts")
+    store.commit_table(Identity("questions", 1, {}, {}), Outcomes([], rejects, 1, 0), QUESTIONS, recipe="night")
+    lines = list(explain_lines("file.jsonl:1", tmp_path, None))
+    assert sum(line.startswith("==") for line in lines) == 1
+    assert not any(char in line for line in lines for char in "\n\x1b\u202e\ud800")

@@ -92,11 +92,18 @@ BAD_STATUS = [
     (307, {}, RequestRejected, 1),
     (500, b"<html>", ServerFailed, 2),
     (502, {}, ServerFailed, 2),
+    (503, {}, ServerFailed, 2),
+    (408, {}, CallTimeout, 2),
+    (504, b"<html>", ServerFailed, 2),
+    (522, b"", ServerFailed, 2),
+    (524, b"", ServerFailed, 2),
 ]
+PERHAPS_BILLED = (408, 504, 522, 524)
+# Somebody gave up waiting; behind it the search may have been done.
 
 
 @pytest.mark.parametrize(("status", "content", "expected", "attempts"), BAD_STATUS)
-def test_a_status_is_classified_and_costs_nothing(
+def test_a_status_is_classified_and_costs_nothing_unless_the_work_may_have_been_done(
     server: Any, ledger: Ledger, reply: Any, status: int, content: Any, expected: type[ServiceFailure], attempts: int
 ) -> None:
     server.script = [reply(content, status=status, headers={"location": "/elsewhere"})]
@@ -104,7 +111,9 @@ def test_a_status_is_classified_and_costs_nothing(
         search(server, ledger, config(max_attempts=2))
     assert caught.value.status == status and len(server.requests) == attempts
     assert caught.value.stops_run == (expected in (AuthFailed, QuotaExhausted))
-    assert ledger.usage("run")["usd"] == 0 and ledger.usage("run")["search"]["failed"] == attempts
+    used = ledger.usage("run")
+    assert used["search"]["failed"] == attempts and used["usd"] == used["usd_assumed"]
+    assert used["credits"] == (attempts if status in PERHAPS_BILLED else 0)
 
 
 def test_the_service_s_words_are_in_the_message(server: Any, ledger: Ledger, reply: Any) -> None:

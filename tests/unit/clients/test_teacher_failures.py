@@ -1,4 +1,6 @@
-"""The teacher client against an endpoint that fails: typed, counted, repeated within bounds, never stored."""
+"""The teacher client against an endpoint that fails: typed, counted, repeated within bounds, stored only where asking
+again would end the same.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,41 @@ from agentflow.errors import (
 )
 from agentflow.ledger import Ledger
 
+FINAL_ANSWERS = [
+    (body(finish="length"), CutAnswer),
+    (body(None, finish="length", reasoning_content="3+4 ="), CutAnswer),
+    (body(finish="content_filter"), FilteredAnswer),
+    (body(None, refusal="I will not"), FilteredAnswer),
+]
+
+
+@pytest.mark.parametrize(("final", "expected"), FINAL_ANSWERS)
+def test_a_cut_or_filtered_answer_is_paid_once_and_fails_each_time_it_is_read(
+    server: Any, ledger: Ledger, reply: Any, final: Any, expected: type[Exception]
+) -> None:
+    server.script = [reply(final)]
+    for asked in range(3):
+        with pytest.raises(expected, match="kept: asking again.*the model or the edition") as caught:
+            complete(server, ledger, config(max_attempts=3))
+        assert caught.value.row_fault  # type: ignore[attr-defined]
+        assert len(server.requests) == 1 and ledger.stats()["answers"] == {"teacher": 1}
+        assert ledger.usage("run")["teacher"] == {"paid": 1, "replayed": asked, "failed": 0, "lost": 0}
+    assert ledger.usage("run")["usd"] == pytest.approx((1000 * 1 + 500 * 2) / 1e6), "as the service counted it"
+    server.script = [reply(body())]
+    assert complete(server, ledger, config(max_tokens=4096)).paid, "another max_tokens is another call"
+
+
+def test_a_cut_answer_is_read_as_cut_from_a_replay_too(server: Any, ledger: Ledger, reply: Any, tmp_path: Any) -> None:
+    server.script = [reply(body(finish="length"))]
+    with pytest.raises(CutAnswer):
+        complete(server, ledger)
+    with Ledger.open(str(tmp_path / "ledger.db"), run_id="again", mode="replay_or_fail") as replaying:
+        with pytest.raises(CutAnswer):
+            complete(server, replaying)
+        assert replaying.usage("again")["teacher"] == {"paid": 0, "replayed": 1, "failed": 0, "lost": 0}
+
+
 BAD_ANSWERS = [
-    (body(finish="length"), CutAnswer, 1),
-    (body(finish="content_filter"), FilteredAnswer, 1),
-    (body(None, refusal="I will not"), FilteredAnswer, 1),
     (body(finish="insufficient_system_resource"), ServerFailed, 2),
     (body("Answer: 4", finish="error"), ServerFailed, 2),
     (body(""), EmptyAnswer, 2),
@@ -65,12 +98,18 @@ def test_a_200_without_a_usable_answer_is_typed_metered_and_never_stored(
     assert used["usd"] > 0, "an answered request may have been billed"
 
 
+PERHAPS_BILLED = (408, 504, 522, 524)
+# Somebody gave up waiting; behind it the work may have been done.
 BAD_STATUS = [
     (500, {"error": {"message": "boom"}}, ServerFailed, 3),
     (503, b"<html>busy</html>", ServerFailed, 3),
     (529, {}, ServerFailed, 3),
     (429, {"error": {"message": "slow", "type": "rate_limit_error", "code": "rate_limit_exceeded"}}, RateLimited, 3),
+    (502, b"<html>bad gateway</html>", ServerFailed, 3),
     (408, {}, CallTimeout, 3),
+    (504, b"<html>gateway timeout</html>", ServerFailed, 3),
+    (522, b"error code: 522", ServerFailed, 3),
+    (524, b"error code: 524", ServerFailed, 3),
     (
         429,
         {"error": {"message": "empty", "type": "insufficient_quota", "code": "insufficient_quota"}},
@@ -88,7 +127,7 @@ BAD_STATUS = [
 
 
 @pytest.mark.parametrize(("status", "content", "expected", "attempts"), BAD_STATUS)
-def test_a_status_is_classified_and_costs_nothing(
+def test_a_status_is_classified_and_costs_nothing_unless_the_work_may_have_been_done(
     server: Any, ledger: Ledger, reply: Any, status: int, content: Any, expected: type[Exception], attempts: int
 ) -> None:
     server.script = [reply(content, status=status, headers={"location": "http://127.0.0.1:9/"})]
@@ -96,8 +135,11 @@ def test_a_status_is_classified_and_costs_nothing(
         complete(server, ledger, config(max_attempts=3))
     assert caught.value.status == status  # type: ignore[attr-defined]
     assert len(server.requests) == attempts
-    if status >= 300:
-        assert ledger.usage("run")["usd"] == 0
+    used = ledger.usage("run")
+    if status in PERHAPS_BILLED or status < 300:
+        assert used["usd"] == used["usd_assumed"] >= attempts * config().max_tokens * 2 / 1e6, "the worst case"
+    else:
+        assert used["usd"] == 0
 
 
 def test_attempts_are_repeated_until_one_succeeds_and_each_is_kept(server: Any, ledger: Ledger, reply: Any) -> None:

@@ -62,6 +62,15 @@ def test_what_cannot_be_corrected_is_not_half_corrected() -> None:
     assert correct(" ".join(f"{i}+1 = {i + 2}." for i in range(MAX_CORRECTIONS + 1))) is None
 
 
+@pytest.mark.parametrize(
+    "refused", ["\\frac{1}{0}", "3 1/0", "0½ and 1/0", "9" * 60, "9" * 301, "9" * 5000, "1e99", "1,000" + ",000" * 20]
+)
+def test_a_number_that_the_calculator_refuses_is_no_later_use(refused: str) -> None:
+    text = f"2+2 = 5 and so 5, {refused} or 5."
+    (found,) = contradictions(text, find_equations(text))
+    assert (found.expression, found.later_uses) == ("2+2", 2)
+
+
 @given(st.text(alphabet="0123456789+-*/=%$,. xof\n", max_size=60) | st.text(max_size=40))
 def test_any_text_is_corrected_so_that_it_can_be_had_back(text: str) -> None:
     result = correct(text)

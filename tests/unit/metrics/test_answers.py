@@ -78,6 +78,34 @@ def test_without_gold_answers_nothing_is_right():
         (".5", "0.50"),
         ("1{,}000", "1000"),
         ("007", "7"),
+        ("\\frac12", "0.5"),
+        ("\\frac1{2}", "1/2"),
+        ("\\frac{ 1 }2", "1/2"),
+        ("\\dfrac{1}{2}", "1/2"),
+        ("\\tfrac12", "1/2"),
+        ("-\\frac{3}{4}", "-0.75"),
+        ("12\\frac{1}{2}", "12.5"),
+        ("1\\tfrac12", "3/2"),
+        ("3 3/8", "27/8"),
+        ("2\\times10^{3}", "2000"),
+        ("2 \\cdot 10^3", "2000"),
+        ("2.5 × 10^{-3}", "0.0025"),
+        ("-2*10^3", "-2000"),
+        ("10^{3}", "1000"),
+        ("2^{10}", "1024"),
+        ("1.5e3", "1500"),
+        ("\\boxed{72}", "72"),
+        ("$\\boxed{\\frac{1}{2}}$.", "1/2"),
+        ("\\fbox{$72$}", "72"),
+        ("\\(72\\)", "72"),
+        ("\\[72\\]", "72"),
+        ("1,234\\%", "1234"),
+        ("\\$1{,}234", "1234"),
+        ("$\\$1{,}234.50$", "1234.5"),
+        ("72\\text{ dollars}", "72"),
+        ("72\\ \\textbf{dollars}.", "72"),
+        ("\\mathbf{72}", "72"),
+        ("\\approx 3.5", "3.5"),
     ],
 )
 def test_one_number_in_two_notations_is_equal(a, b):
@@ -85,7 +113,10 @@ def test_one_number_in_two_notations_is_equal(a, b):
 
 
 @pytest.mark.parametrize(
-    "a, b", [("72", "73"), ("0.333", "1/3"), ("72", "seventy"), ("", ""), ("1,23", "123"), ("5", "-5"), ("1" * 99, "1")]
+    "a, b",
+    [("72", "73"), ("0.333", "1/3"), ("72", "seventy"), ("", ""), ("1,23", "123"), ("5", "-5"), ("1" * 99, "1")]
+    + [("1\\frac{1}{2}", "5.5"), ("2\\times10^{3}", "2"), ("1.5e3", "1.5"), ("\\frac12", "12"), ("0^{-1}", "0")]
+    + [("\\boxed{}", "0"), ("2 \\times 10", "20"), ("9^{999}", "9"), ("10^{3}", "10"), ("\\frac{1}{0}", "0")],
 )
 def test_different_numbers_and_texts_are_not(a, b):
     assert not numbers_equal(a, b)
@@ -106,6 +137,12 @@ def test_different_numbers_and_texts_are_not(a, b):
         ("v1.2.3", None),
         ("3,4", 3),
         ("9" * 100, None),
+        ("an area of 25 cm^2", 25),
+        ("an area of 25\\text{ cm}^{2}.", 25),
+        ("the speed 3\\times10^{8} m/s", 300_000_000),
+        ("about 2 1/2 cups", Fraction(5, 2)),
+        ("in step 3 48/2 clips", 24),
+        ("for all x^2", None),
     ],
 )
 def test_the_last_number_of_a_text_is_read(text, last):
@@ -132,6 +169,9 @@ def test_the_last_number_of_a_text_is_read(text, last):
         ("", None),
         ("<answer></answer>", ""),
         ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("so \\boxed{2\\times10^{3}}", "2\\times10^{3}"),
+        ("Answer: 2\\times10^{3} m", "2×10^3"),
+        ("Answer: $\\frac12$", "$\\frac12$"),
     ],
 )
 def test_a_number_is_read_behind_the_last_marker(text, answer):
@@ -148,6 +188,9 @@ def test_a_text_answer_is_read_as_it_stands():
         ("72", "72", "number", True),
         ("72 clips", "72", "number", True),
         ("72 of 90", "72", "number", False),
+        ("25\\text{ cm}^2", "25", "number", True),
+        ("x = \\frac12", "0.5", "number", True),
+        ("$2\\times10^{3}$ metres", "2000", "number", True),
         ("$72.00", "72", "number", True),
         ("unknown", "72", "number", False),
         (None, "72", "number", False),
@@ -196,7 +239,11 @@ def test_a_number_equals_itself_in_any_print(value):
 
 
 def test_hostile_lengths_cost_nothing():
-    for text in ("\\boxed{" * 20_000, "<answer>" * 20_000, "1,111" * 20_000, "{" * 100_000, "9" * 200_000):
+    for text in ("\\boxed{" * 20_000, "<answer>" * 20_000, "1,111" * 20_000, "{" * 100_000, "9" * 200_000,
+                 "\\frac{" * 20_000, "\\frac1" * 20_000, "$" * 100_000, "9^99" * 20_000, "1 1/" * 20_000, " " * 100_000,
+                 "9" * 60 + "^99", "9" * 60 + "e99", "x\\times10^{" * 20_000, "1 " * 50_000, "\\frac{" + " " * 100_000,
+                 "\\frac" + " " * 100_000, "\\boxed{" + "." * 100_000 + "x}",
+                 "Answer: " + "$" * 50_000 + "x"):  # fmt: skip
         assert isinstance(lenient_correct(text, "7", [], "number"), bool)
 
 
@@ -214,5 +261,4 @@ def test_real_model_answers_are_judged_as_their_authors_did():
             predicted = read_answer(solution["solution"], "number")
             agreed += is_correct(predicted, gold, [], "number") is solution["is_correct"]
             judged += 1
-    assert judged == 1000
-    assert agreed / judged >= 0.995
+    assert agreed == judged == 1000

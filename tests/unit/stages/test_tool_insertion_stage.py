@@ -11,7 +11,7 @@ from pipeline_rows import question_rows
 
 from agentflow.clients.retry import Patience
 from agentflow.clients.search import SearchClient, SearchConfig
-from agentflow.clients.teacher import TeacherClient
+from agentflow.clients.teacher import TeacherClient, TeacherConfig
 from agentflow.insertion.splice import plain_text
 from agentflow.records import Segment, ToolCall
 from agentflow.rendering import PromptConfig, completion_spans, parse_completion
@@ -208,7 +208,7 @@ def test_without_a_calculator_equations_get_no_calls(insert):
     assert [row["n_calls"] for row in outcomes.rows] == [0, 0]
 
 
-def test_a_search_that_keeps_failing_fails_its_row_alone(insert, search_service):
+def test_a_search_that_keeps_failing_fails_its_row_alone(insert, search_service, ledger):
     search_service.set_faults([{"kind": "status", "status": 500}])
     rows = traces(2, 1)
     outcomes = insert(rows, ToolInsertionConfig(search=IMPATIENT))
@@ -218,6 +218,8 @@ def test_a_search_that_keeps_failing_fails_its_row_alone(insert, search_service)
     lines = reject.detail.splitlines()
     assert len(lines) == len({entry["sha256"] for entry in search_service.history()}) > 1, "a line per failed query"
     assert all(line.startswith('Search {"query":"') and "500" in line for line in lines)
+    tried = [ledger.get(key)["attempts"] for key in reject.row["ledger_keys"]]
+    assert [len(attempts) for attempts in tried] == [2] * len(lines), "every failed search can be found"
 
 
 def test_a_search_that_the_service_refuses_for_ever_quarantines_its_row(insert, search_service):
@@ -232,7 +234,7 @@ def test_a_search_that_the_service_refuses_for_ever_quarantines_its_row(insert, 
 
 
 def test_lookups_that_cannot_be_read_quarantine_their_row_since_the_ledger_would_give_them_again(
-    insert, teacher_service
+    insert, teacher_service, ledger
 ):
     rows = traces(two_hop=2)
     answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [
@@ -244,4 +246,42 @@ def test_lookups_that_cannot_be_read_quarantine_their_row_since_the_ledger_would
     (reject,) = outcomes.rejects
     assert (reject.key, reject.status, reject.reason) == (rows[0]["id"], "quarantined", "malformed_lookups")
     assert "I would look up Mira." in reject.detail
+    assert ledger.get(reject.row["lookups_key"])["response"] == answer
     assert [row["id"] for row in outcomes.rows] == [rows[1]["id"]]
+
+
+def test_lookups_that_are_cut_quarantine_their_row_and_are_paid_once(insert, teacher_service, ledger):
+    rows = traces(two_hop=2)
+    choice = {"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": '{"lookups": ['}}
+    rule = {"kind": "status", "status": 200, "body": {"choices": [choice]}, "contains": rows[0]["question"][:40]}
+    teacher_service.set_faults([rule])
+    for _ in range(2):
+        outcomes = insert(rows, ToolInsertionConfig())
+        (reject,) = outcomes.rejects
+        assert (reject.key, reject.status, reject.reason) == (rows[0]["id"], "quarantined", "cut")
+        assert ledger.get(reject.row["lookups_key"])["response"] == {"choices": [choice]}
+        assert teacher_service.stats()["requests"] == len(rows)
+    assert ledger.usage("run")["teacher"] == {"paid": 2, "replayed": 2, "failed": 0, "lost": 0}
+
+
+def test_no_more_rows_are_at_work_at_once_than_keep_the_slots_busy():
+    """However large a batch is, its rows that wait hold no task, as those of traces."""
+    (row,) = traces(1)
+    rows = [{**row, "id": f"{row['question_id']}#{number}"} for number in range(500)]
+    tools = ToolsConfig(names=("Calculator",))
+    config = ToolInsertionConfig(
+        tools=tools, lookups="none", teacher=TeacherConfig(concurrency=2), search=SearchConfig(concurrency=4)
+    )
+
+    async def most_tasks():
+        work = asyncio.ensure_future(insert_batch(rows, config, None, make_toolbox(tools, None)))
+        most = 0
+        while not work.done():
+            most = max(most, len(asyncio.all_tasks()))
+            await asyncio.sleep(0)
+        return most, await work
+
+    most, outcomes = asyncio.run(most_tasks())
+    calls = outcomes.rows[0]["n_calls"]
+    assert outcomes.keys_out == 500 and [one["id"] for one in outcomes.rows] == [one["id"] for one in rows]
+    assert most <= 2 + (4 + 2 * 4) * (1 + calls), "this test, the batch, and for each row its calls"

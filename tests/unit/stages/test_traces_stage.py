@@ -52,7 +52,9 @@ def test_right_answers_become_traces_and_wrong_ones_are_dropped_with_what_was_sa
     for reject in outcomes.rejects:
         assert (reject.status, reject.reason) == ("dropped", "wrong_answer")
         assert f"instead of {by_id[reject.key]['answer']!r}" in reject.detail
-        assert reject.row == by_id[reject.key]
+        (key,) = reject.row["ledger_keys"]
+        assert reject.row == {**by_id[reject.key], "ledger_keys": [key]}
+        assert ledger.get(key)["response"] is not None, "the wrong answer can be found too"
 
 
 def test_asking_again_pays_nothing_and_gives_the_same(teacher_service, ledger):
@@ -90,6 +92,7 @@ def test_a_call_that_keeps_failing_fails_its_row_alone_and_can_be_retried(teache
     outcomes = traced(rows, TracesConfig(teacher=IMPATIENT), teacher_service, ledger)
     (failed,) = [reject for reject in outcomes.rejects if reject.status == "failed"]
     assert (failed.key, failed.reason) == (bad["id"], "server_error")
+    assert [len(ledger.get(key)["attempts"]) for key in failed.row["ledger_keys"]] == [2]
     teacher_service.clear_faults()
     again = traced(rows, TracesConfig(teacher=IMPATIENT), teacher_service, ledger)
     assert not [reject for reject in again.rejects if reject.status == "failed"]
@@ -100,6 +103,10 @@ def test_an_answer_that_is_cut_quarantines_its_row_since_asking_again_ends_the_s
     outcomes = traced([row], TracesConfig(teacher=TeacherConfig(max_tokens=4)), teacher_service, ledger)
     (reject,) = outcomes.rejects
     assert (reject.status, reject.reason) == ("quarantined", "cut")
+    again = traced([row], TracesConfig(teacher=TeacherConfig(max_tokens=4)), teacher_service, ledger)
+    assert again == outcomes and teacher_service.stats()["requests"] == 1, "it is paid once"
+    traced([row], TracesConfig(teacher=TeacherConfig(max_tokens=5)), teacher_service, ledger)
+    assert teacher_service.stats()["requests"] == 2, "another max_tokens is another question"
 
 
 def scripted(content, finish="stop", **message):

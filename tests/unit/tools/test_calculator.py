@@ -159,3 +159,8 @@ def test_as_a_tool_it_answers_or_says_why_not():
 def test_the_longest_result_is_never_cut():
     for expression in ("-(10**50-1)", "-(10**49)/3", "-(10**-49)/3"):
         assert len(format_number(evaluate(expression))) <= Calculator.max_result_chars
+
+
+def test_a_result_is_printed_however_long_the_fraction_behind_it():
+    assert format_number(evaluate("(241/240)**2000")) == "4088.855158"
+    assert format_number(evaluate("(240/241)**2000")) == "0.0002445672349"
