@@ -157,6 +157,9 @@ class Rollout:
     # False when a cap (tokens, turns) ended it.
     failure: str | None = None
     # Typed cause if a tool's infrastructure failed: such a rollout is no sample at all.
+    injected: tuple[tuple[int, int], ...] = ()
+    # Where in `text` each of `results` stands: first character and the one behind it [number of results]. One for which
+    # no room was left is empty or cut.
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,8 @@ def submit(
 ) -> None:
     """Run RECIPE as a Ray Job of a cluster that sees ROOT, and wait for it; a second call finds the job of the first.
 
-    Ctrl-C stops the job, SIGTERM leaves it running. The ledger's address and the keys are taken from the environment of the cluster's nodes.
+    Ctrl-C stops the job, SIGTERM leaves it running. The ledger's address and the keys are taken from the environment
+    of the cluster's nodes.
     """
     import logging
 

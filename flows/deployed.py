@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
@@ -37,9 +38,11 @@ from agentflow.artifacts.store import Store
 from agentflow.errors import ConfigError
 from agentflow.report.markdown import safe_cell
 from flows.cluster import check_room, configured_address
+from flows.estimating import estimates, lines
 from flows.local import QUIET, local_services, ray_cluster
 from flows.metrics import serve_metrics
 from flows.nights import night_of
+from flows.output import outlive_worker
 from flows.parameters import NightlyParameters, RunParameters
 from flows.pipeline import Part, make_all
 from flows.plan import decide
@@ -121,10 +124,7 @@ def context_here(
 ) -> RunContext:
     """The surroundings of a run of this worker."""
     where = context_of(recipe, options, *urls)
-    changes: dict[str, object] = {
-        "secrets": dict(run.secrets),
-        "batch_limit": os.environ.get("AGENTFLOW_BATCH_LIMIT") or None,
-    }
+    changes: dict[str, object] = {"secrets": dict(run.secrets)}
     if options.cpus and options.resources == ResourcePlan():  # Ray is on this machine, whose cores are known
         changes |= by_stage(options.cpus)
     return where.model_copy(update=changes)
@@ -132,13 +132,14 @@ def context_here(
 
 def make_deployed(recipe: Recipe, run: RunParameters, upto: Part, needs: tuple[str, ...] = ()) -> None:
     """Make what `recipe` names up to the part `upto`, and its report; `needs` must be there already."""
+    outlive_worker()
     log = get_run_logger()
     close_ghosts(flow_run.id)
     options = options_here(run)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if needs:
-        _require(recipe, Store.open(options.root / "artifacts"), needs, upto)
+        _require(recipe, options, needs, upto)
     made: dict[str, Made] = {}
     with ExitStack() as stack:
         stack.enter_context(cancellable())
@@ -149,6 +150,7 @@ def make_deployed(recipe: Recipe, run: RunParameters, upto: Part, needs: tuple[s
         open_run_ledger(where, options.budget_usd)
         stack.enter_context(serve_metrics(options.metrics_port, where, made, log.warning))
         asyncio.run(check_keys(recipe, where))
+        say_estimate(recipe, where, upto, log.info)
         stack.enter_context(ray_cluster(cpus_of(options)))
         check_room(where, own=configured_address(None) is None)
         _check_stand_ins(recipe, urls)
@@ -158,8 +160,26 @@ def make_deployed(recipe: Recipe, run: RunParameters, upto: Part, needs: tuple[s
         finally:
             collected.reset(token)
     log.info("report: %s", report)
-    lines = [f"- {safe_cell(one.name)}: {one.status} {safe_cell(one.artifact.ref)}" for one in made.values()]
-    create_markdown_artifact(key="run", markdown="\n".join(lines), description=f"{recipe.name}: what this run made")
+    listed = [f"- {safe_cell(one.name)}: {one.status} {safe_cell(one.artifact.ref)}" for one in made.values()]
+    create_markdown_artifact(key="run", markdown="\n".join(listed), description=f"{recipe.name}: what this run made")
+
+
+def say_estimate(recipe: Recipe, where: RunContext, upto: Part, say: Callable[[str], None]) -> None:
+    """What the paid calls up to the part `upto` will cost, as lines of the log and as a Prefect artifact; nothing where
+    nothing paid is to be made.
+    """
+    store = where.store()
+    made_here = {"data": DATA, "training": TRAINING}.get(upto)
+    decided = decide(recipe, store, where.training_workers)
+    decisions = [one for one in decided if made_here is None or one.node.name in made_here]
+    said = lines(estimates(recipe, decisions, store, where.access.ledger_url))
+    for line in said:
+        say(line)
+    if said:
+        listed = "\n".join(f"- {safe_cell(line)}" for line in said)
+        create_markdown_artifact(
+            key="estimate", markdown=listed, description=f"{recipe.name}: what paid calls will cost"
+        )
 
 
 def close_ghosts(flow_run_id: str | None) -> None:
@@ -180,13 +200,14 @@ def close_ghosts(flow_run_id: str | None) -> None:
             client.set_task_run_state(ghost.id, Crashed(message="the process of its run was killed"), force=True)
 
 
-def _require(recipe: Recipe, store: Store, needs: tuple[str, ...], upto: Part) -> None:
+def _require(recipe: Recipe, options: RunOptions, needs: tuple[str, ...], upto: Part) -> None:
     """Raise ConfigError if one of the nodes `needs` is not made yet, with the field that differs if one is known; or if
     the recipe ends before the part that was asked for.
     """
     if PARTS.index(recipe.upto) < PARTS.index(upto):
         raise ConfigError(f"recipe {recipe.name!r} ends after its {recipe.upto} (upto), so there is no {upto} to make")
-    for decision in decide(recipe, store):
+    store = Store.open(options.root / "artifacts")
+    for decision in decide(recipe, store, options.resources.training_workers):
         if decision.node.name in needs and not decision.reuse:
             why = "; ".join(str(change) for change in decision.changes[:3]) or "nothing of this recipe is made yet"
             raise ConfigError(

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import httpx
+
 from agentflow.artifacts.store import Store
 from agentflow.clients.search import SearchClient, SearchConfig
 from agentflow.clients.teacher import TeacherClient, TeacherConfig
@@ -28,7 +30,7 @@ from agentflow.errors import AgentflowError, CutAnswer, UserError
 from agentflow.ledger import Ledger
 from agentflow.models.sources import HubModel, PackagedGguf
 from flows.cluster import configured_address
-from flows.local import check_prefect, check_ray
+from flows.local import FILE_LEASES, LEASE_STORAGE, check_prefect, check_ray
 from flows.recipes import Recipe
 
 Verdict = Literal["ok", "note", "missing"]
@@ -189,7 +191,31 @@ def prefect_api() -> Finding:
         return Finding(
             "Prefect", "note", f"client {prefect.__version__}, server {server} at {url}", "bring both to one version"
         )
+    if _forgets_leases():
+        return Finding(
+            "Prefect",
+            "note",
+            f"{prefect.__version__}, server at {url}, which forgets the leases of taken slots when it is restarted: "
+            "paid batches may then wait for ever",
+            f"start it with {LEASE_STORAGE}={FILE_LEASES}",
+        )
     return Finding("Prefect", "ok", f"{prefect.__version__}, server at {url}")
+
+
+def _forgets_leases() -> bool:
+    """Whether the configured server says that it keeps leases in memory."""
+    from prefect.client.base import ServerType
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True, httpx_settings={"timeout": 10}) as client:
+        if client.server_type is ServerType.CLOUD:
+            return False
+        try:
+            said = client.request("GET", "/admin/settings").json()
+        except (httpx.HTTPError, ValueError):  # a proxy may keep administration to itself
+            return False
+    concurrency = said.get("server", {}).get("concurrency", {}) if isinstance(said, dict) else {}
+    return str(concurrency.get("lease_storage", "")).endswith(".memory")
 
 
 def ray_address() -> Finding:

@@ -31,10 +31,13 @@ from flows.recipes import Recipe
 from tasks import worker_logs
 
 SERVER_START_S = 120.0
+USUAL_PORT = 4200
 RAY_STARTS = 3
 HEARTBEAT_S = 30
 # How often a run tells its server that it lives; Prefect allows no shorter time. The automation "zombie runs" counts on
 # it, and so do the deployment files (PREFECT_FLOWS_HEARTBEAT_FREQUENCY): Prefect's own is 180 s.
+LEASE_STORAGE = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"
+FILE_LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 QUIET = {
     # Lines of no use to a person who watches a run.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -71,16 +74,27 @@ class PrefectServer:
     name = "Prefect server"
 
     def __init__(self, root: Path, port: int | None, database_url: str | None) -> None:
+        from prefect.settings import get_current_settings
+
         chosen = free_port(port, self.name)
         self.url = f"http://127.0.0.1:{chosen}"
         home = (root / ".prefect").absolute()
-        with storage_errors(f"make the folder {home} of Prefect's server"):
-            home.mkdir(parents=True, exist_ok=True)
+        # Leases belong to the slots of one database: a server of another one must not end them.
+        own_home = home if database_url is None else home / "database"
+        with storage_errors(f"make the folder {own_home} of Prefect's server"):
+            own_home.mkdir(parents=True, exist_ok=True)
         self._log = home / "server.log"
+        self._lease_lock = own_home / "concurrency_leases" / "expirations.lock"
         self._command = [sys.executable, "-m", "prefect", "server", "start", "--host=127.0.0.1", f"--port={chosen}"]
         self._environment = {
             **os.environ,
             "PREFECT_API_DATABASE_CONNECTION_URL": database_url or f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+            # Taken slots of a concurrency limit are in the database. In memory, Prefect's default, their leases would
+            # end with the process, and a slot whose lease is unknown is never given back.
+            LEASE_STORAGE: os.environ.get(LEASE_STORAGE, FILE_LEASES),
+            "PREFECT_HOME": str(own_home),
+            # What a person has configured is still read.
+            "PREFECT_PROFILES_PATH": str(get_current_settings().profiles_path),
             # The UI asks port 4200 unless it is told otherwise.
             "PREFECT_SERVER_UI_API_URL": f"{self.url}/api",
             # Pages of other sites, open in the same browser, get no answer.
@@ -91,6 +105,8 @@ class PrefectServer:
 
     def start(self) -> None:
         """Start it, or start it again at the same address over the same history."""
+        # A server that was killed while it wrote leaves this with its number, which in a container its successor has.
+        self._lease_lock.unlink(missing_ok=True)
         self._process = start_process(self._command, self._log, self._environment)
 
     def wait_until_up(self) -> None:
@@ -119,13 +135,14 @@ def prefect_server(
     meanwhile: Callable[[], object] = lambda: None,
     database_url: str | None = None,
     own: Callable[[PrefectServer], object] = lambda _: None,
+    usual_port: int | None = None,
 ) -> Iterator[str]:
     """Address of the UI of the configured Prefect server, or of one started here whose history stays below `root`, or
-    in the PostgreSQL database at `database_url`.
+    in the PostgreSQL database at `database_url`. It listens at `port`, else at `usual_port`, else at any free one.
 
     `meanwhile` is called while the server starts, when PREFECT_API_URL is known already; `own` is given the server if
-    one was started. Raises UserError if the configured server does not answer, StoreError if the history's folder
-    cannot be made.
+    one was started. Raises UserError if the configured server does not answer or if a port or database is given for it,
+    StoreError if the history's folder cannot be made.
     """
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
@@ -133,10 +150,17 @@ def prefect_server(
     configured = get_current_settings().api.url
     if configured:
         check_prefect(configured)
+        for what, given in (("a port", port), ("a database", database_url)):
+            if given is not None:
+                raise UserError(
+                    f"{what} is given for a Prefect server to be started here, but "
+                    f"PREFECT_API_URL={_shown(configured)} names one that runs; leave it out (--port, --database-url, "
+                    "PREFECT_API_DATABASE_CONNECTION_URL), or unset PREFECT_API_URL"
+                )
         meanwhile()
         yield configured.removesuffix("/api")
         return
-    server = PrefectServer(root, port, database_url)
+    server = PrefectServer(root, port or usual_port, database_url)
     api = f"{server.url}/api"
     server.start()
     try:
@@ -180,7 +204,7 @@ def check_prefect(api_url: str) -> str:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-    here = "PREFECT_API_URL=" + re.sub(r"//[^/@]*@", "//", api_url)
+    here = f"PREFECT_API_URL={_shown(api_url)}"
     no_server = f"what answers at {here} is no Prefect server; correct the address, which ends in /api"
     # Prefect's own client, because it sends what is configured: auth string, key, certificates.
     settings = temporary_settings({PREFECT_API_URL: api_url, PREFECT_CLIENT_MAX_RETRIES: 0})
@@ -210,6 +234,11 @@ def check_prefect(api_url: str) -> str:
             "the same major version and not of an older minor one; bring both to one version"
         )
     return server
+
+
+def _shown(url: str) -> str:
+    """Without the password that may stand in it."""
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def end_with_parent() -> None:
@@ -329,6 +358,11 @@ def check_ray(address: str) -> None:
 
 
 def _no_ray(address: str, error: Exception) -> str:
+    if address == "auto":
+        return (
+            f"no Ray runs on this machine (address auto): {str(error).splitlines()[0]}; make it a node of the cluster "
+            "(ray start --address=HEAD:6379), give HOST:PORT of the head, or give no address to have a Ray started"
+        )
     return (
         f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start it (`agentflow up`, or `ray start --head`), "
         "correct the address, or unset RAY_ADDRESS to have a local one started"

@@ -37,8 +37,8 @@ def pipeline(recipe: Recipe) -> None:
 
 def make_all(recipe: Recipe, where: RunContext, upto: Part = "evaluation") -> None:
     """The stages in the order of the DAG, up to and with the part `upto`."""
-    nodes = plan(recipe)
-    report = where.folder.absolute() / "report.html"
+    nodes = plan(recipe, where.training_workers)
+    report = where.reports.absolute() / "report.html"
     said = f"Written when the run ends, on the machine it was started from: {report}"
     create_link_artifact(key="report", link=report.as_uri(), link_text="report.html", description=said)
 

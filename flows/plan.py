@@ -4,6 +4,7 @@ reused.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agentflow.artifacts.fingerprint import Change, Identity, changes, identity_of
@@ -12,6 +13,9 @@ from agentflow.config import Frozen
 from agentflow.models.sources import HubModel
 from agentflow.schemas import STAGES
 from flows.recipes import Recipe
+
+Workers = Mapping[str, int]
+# Training stage to its number of worker processes, which decides the rows of a step; 1 where it is not named.
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def evaluation_name(model: str, style: str) -> str:
     return f"evaluate-{model}" if style == "trained" else f"evaluate-{model}-{style}"
 
 
-def plan(recipe: Recipe) -> dict[str, Node]:
+def plan(recipe: Recipe, workers: Workers | None = None) -> dict[str, Node]:
     """All nodes in the order of the DAG, by name. The wiring of the whole pipeline stands here once.
 
     Raises InputError for a missing input file and UnstableValueError for a value without a stable form.
@@ -56,7 +60,8 @@ def plan(recipe: Recipe) -> dict[str, Node]:
 
     def add(name: str, stage: str, config: Frozen, *inputs: str) -> None:
         read = {i: nodes[i].identity for i in inputs}
-        nodes[name] = Node(name, config, identity_of(STAGES[stage], config, read))
+        identity = identity_of(STAGES[stage], config, read, (workers or {}).get(stage, 1))
+        nodes[name] = Node(name, config, identity)
 
     add("base_model", "base_model", recipe.base_model)
     add("questions", "questions", recipe.questions)
@@ -87,13 +92,13 @@ def missing_revision(recipe: Recipe) -> str | None:
     return source.unpinned() if isinstance(source, HubModel) else None
 
 
-def decide(recipe: Recipe, store: Store) -> list[Decision]:
+def decide(recipe: Recipe, store: Store, workers: Workers | None = None) -> list[Decision]:
     """For every node: reuse, or run because of which changed fields.
 
     Looks at manifests only; a run verifies the bytes.
     """
     decisions = []
-    for node in plan(recipe).values():
+    for node in plan(recipe, workers).values():
         stage = node.identity.stage
         made = [artifact for artifact in store.list(stage) if artifact.manifest.recipe == recipe.name]
         if any(artifact.fingerprint == node.identity.fingerprint for artifact in store.list(stage)):

@@ -21,6 +21,7 @@ from agentflow.models.settings import GenerationConfig
 from agentflow.models.sources import HubModel
 from agentflow.rendering import PromptConfig
 from agentflow.rewards.composite import CompositeConfig
+from agentflow.rewards.mtr import MtrConfig
 from agentflow.sources.file_sources import BamboogleSource, Gsm8kSource, HotpotSource, MusiqueSource, TwoWikiSource
 from agentflow.sources.source import MixedSource
 from agentflow.stages.base_model import BaseModelConfig
@@ -183,7 +184,7 @@ def reason_act_1_7b() -> Recipe:
 
 
 def mtr_7b() -> Recipe:
-    """Paper C on Qwen2.5-7B: multi-hop questions, SFT on whole traces, then GRPO; four multi-hop test sets."""
+    """Paper C on Qwen2.5-7B: multi-hop questions, SFT on whole traces, then GRPO with its reward; four test sets."""
     data = _data()
     settings = SupervisedSettings(
         lora=LORA,
@@ -223,6 +224,7 @@ def mtr_7b() -> Recipe:
         cold_start=ColdStartConfig(settings=settings),
         grpo=GrpoConfig(
             generation=generation,
+            reward=MtrConfig(),  # 1.0 A + 0.3 C + 0.2 F [P parts, O values], one to five calls [O]
             steps=300,
             optimiser=OptimiserSettings(learning_rate=1e-5, batch_size=1, accumulation=16),  # [O]
         ),

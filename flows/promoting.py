@@ -24,7 +24,7 @@ from agentflow.promotion.gate import Check, GateResult, judge
 from agentflow.promotion.history import Action, Entry, History, Standing, before, rolled_back, standing
 from agentflow.promotion.night import DATASET, ArtifactRef, Night
 from agentflow.report.markdown import safe_cell, table
-from flows.plan import plan
+from flows.plan import Workers, plan
 from flows.recipes import Recipe, load_recipe
 from tasks.context import RunContext
 
@@ -80,12 +80,13 @@ class Verdict:
 
 def gate_and_promote(
     recipe: Recipe, root: Path, *, by: str | None = None, why: str = "", force: bool = False, what: What = "full",
-    command: str | None = None, on_wait: Callable[[], None] | None = None,
+    command: str | None = None, on_wait: Callable[[], None] | None = None, workers: Workers | None = None,
 ) -> Verdict:  # fmt: skip
     """Judge what `recipe` has made below `root` and promote it, or keep it aside and say why.
 
     `what="data"` judges the data stages alone. `force` promotes whatever the rules say, and wants `why`. `by` is who
-    asked (None: this user), `command` what makes the night again. Called twice for the same night it decides once.
+    asked (None: this user), `command` what makes the night again, `workers` how many trained it. Called twice for the
+    same night it decides once.
 
     Raises InputError if the night is not whole or `force` has no `why`, HistoryDamaged, CorruptArtifact or StoreError
     for a history or artifacts that cannot be trusted (those of the promoted night too).
@@ -93,7 +94,7 @@ def gate_and_promote(
     if force and not why.strip():
         raise InputError("a forced promotion needs a reason that others can read later; give --why TEXT")
     store = Store.open(root / "artifacts")
-    night = Night.of(_artifacts(recipe, store, what), _edition(recipe))
+    night = Night.of(_artifacts(recipe, store, what, workers), _edition(recipe))
     history = History(root.absolute(), recipe.name)
     with history.lock(on_wait):
         entries = history.read()
@@ -142,7 +143,7 @@ def gate_run(recipe: Recipe, where: RunContext, what: What) -> None:
 
     log = get_run_logger()
     verdict = gate_and_promote(
-        recipe, where.root, by=f"run {where.access.run_id}", what=what,
+        recipe, where.root, by=f"run {where.access.run_id}", what=what, workers=where.training_workers,
         on_wait=lambda: log.info("another promotion of %s goes on; waiting for it", recipe.name),
     )  # fmt: skip
     (log.info if verdict.promoted else log.warning)("%s", "\n".join(verdict.lines()))
@@ -214,11 +215,11 @@ def recipe_name(recipe: str) -> str:
 
 
 # ---------------------------------------------------------------- inside
-def _artifacts(recipe: Recipe, store: Store, what: What) -> dict[str, Artifact]:
+def _artifacts(recipe: Recipe, store: Store, what: What, workers: Workers | None) -> dict[str, Artifact]:
     """The night's artifacts by node, all of them verified. Raises InputError naming what was not made."""
     found: dict[str, Artifact] = {}
     missing: list[str] = []
-    for name, node in plan(recipe).items():
+    for name, node in plan(recipe, workers).items():
         if what == "data" and name not in DATA_NODES:
             continue
         artifact = store.find(node.identity.stage, node.identity.fingerprint)
@@ -229,7 +230,8 @@ def _artifacts(recipe: Recipe, store: Store, what: What) -> dict[str, Artifact]:
     if missing:
         raise InputError(
             f"recipe {recipe.name!r}, edition {_edition(recipe)}, is not made whole: {', '.join(missing)} not found; "
-            "run it first, with the same settings (--set edition=... for a night), or judge its data alone"
+            "run it first, with the same settings (--set edition=... for a night) and resources, or judge its data "
+            "alone"
         )
     return found
 

@@ -5,6 +5,7 @@ In: a server that answers. Out: the same however often it is called; a schedule 
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -15,8 +16,15 @@ from uuid import UUID
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
 from prefect.client.schemas.objects import DeploymentSchedule, StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
@@ -28,6 +36,7 @@ from pydantic import ValidationError
 from agentflow.errors import ConfigError, InputError
 from flows.local import HEARTBEAT_S
 
+_log = logging.getLogger(__name__)
 POOL = "agentflow"
 BATCH_LIMIT = "agentflow-batches"
 NOTIFICATION_BLOCKS = ("slack-webhook", "ms-teams-webhook", "discord-webhook", "pager-duty-webhook", "custom-webhook")
@@ -35,20 +44,25 @@ NOTIFICATION = "agentflow"
 # Name of the notification block that automations use; without one they only show in the UI's event feed.
 ZOMBIE_AFTER = timedelta(seconds=3 * HEARTBEAT_S)
 DEPLOYMENTS = Path(__file__).resolve().parent.parent / "deployments" / "prefect.yaml"
+CLUSTER = DEPLOYMENTS.with_name("prefect-cluster.yaml")
 
 
-def register(prefect_file: Path, batch_limit: int, workdir: Path) -> list[str]:
-    """Put everything on the configured server; returns the names of the deployments.
+def register(prefect_file: Path, batch_limit: int, workdir: Path, *, alone: bool = False) -> list[str]:
+    """Put everything on the configured server; returns the names of the deployments: those of the file and, where this
+    process knows a cluster's job server, `train-on-cluster`. `alone`: nobody else is connected to the server, so no run
+    is at work, whatever its history says.
 
     Raises ConfigError or InputError for a deployments file with a wrong schedule, or which Prefect refuses.
     """
-    entries = check_deployments(prefect_file)
+    files = [prefect_file, *([CLUSTER] if os.environ.get("AGENTFLOW_JOBS") else [])]
+    entries = [entry for file in files for entry in check_deployments(file)]
     with get_client(sync_client=True) as client:
         client.create_work_pool(_pool(workdir), overwrite=True)
-        client.upsert_global_concurrency_limit_by_name(BATCH_LIMIT, batch_limit)
+        limit_batches(client, batch_limit, alone=alone)
         automate(client)
         switched_on = {key for key, (_, schedule) in _schedules(client, entries).items() if schedule.active}
-        _deploy(prefect_file, workdir)
+        for file in files:
+            _deploy(file, workdir)
         # Deploying sets every schedule to what the file says; what a person switched on is theirs.
         for key, (deployment, schedule) in _schedules(client, entries).items():
             if key in switched_on and not schedule.active:
@@ -91,6 +105,41 @@ def _check_schedule(where: str, schedule: dict[str, Any]) -> None:
             f"{where}: cron {schedule['cron']!r} is no schedule; give minute, hour, day, month and weekday, as in "
             '"0 2 * * *" (02:00 every day)'
         ) from error
+
+
+def limit_batches(client: SyncPrefectClient, slots: int, *, alone: bool = False) -> None:
+    """Put the limit of paid batches on the server. Slots that are taken while no run of ours is at work (`alone`: it is
+    known that none is) are given back: a server that was killed has lost their leases, and nobody else ever would.
+    """
+    if alone or not _at_work(client):
+        _give_back_lost_slots(client)
+    client.upsert_global_concurrency_limit_by_name(BATCH_LIMIT, slots)
+
+
+def _at_work(client: SyncPrefectClient) -> bool:
+    """Whether a run may hold a slot."""
+    states = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
+    at_work = FlowRunFilter(tags=FlowRunFilterTags(all_=["agentflow"]), state=FlowRunFilterState(type=states))
+    return bool(client.read_flow_runs(flow_run_filter=at_work, limit=1))
+
+
+def _give_back_lost_slots(client: SyncPrefectClient) -> None:
+    """Make the limit anew where slots are taken. Set to 0 instead, it would count wrong: a lease that is still known
+    belongs to the old limit, and its end must not give back the slot of a run that came since.
+
+    (Deployments' limits need none of this: a run that ends gives its slot back, lease or not.)
+    """
+    try:
+        limit = client.read_global_concurrency_limit_by_name(BATCH_LIMIT)
+    except ObjectNotFound:
+        return
+    if not limit.active_slots:
+        return
+    client.delete_global_concurrency_limit_by_name(BATCH_LIMIT)
+    client.create_global_concurrency_limit(
+        GlobalConcurrencyLimitCreate(name=BATCH_LIMIT, limit=limit.limit, active=limit.active)
+    )
+    _log.warning("%d slots of %s were taken and no run holds them; given back", limit.active_slots, BATCH_LIMIT)
 
 
 def automate(client: SyncPrefectClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import threading
@@ -17,16 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agentflow.artifacts.artifact import Artifact
+from agentflow.artifacts.files import storage_errors
 from agentflow.clock import read_times
 from agentflow.errors import AgentflowError
 from agentflow.ledger import Ledger
 from agentflow.report.build import build_report
+from agentflow.report.evaluation import asked
 from agentflow.report.model import CallUse, LedgerUse, RunRecord, StageRun
 from agentflow.training.jobs import ROLLOUTS, SUMMARY, TrainingSummary
 from flows.recipes import Recipe
 from tasks.context import RunContext
 from tasks.making import Made
 
+TRAINED = ("sft", "cold_start", "grpo")
 SAMPLE_S = 1.0
 
 
@@ -115,7 +119,8 @@ def work_and_report(
     error: BaseException | None = None
     try:
         work()
-    except (Exception, KeyboardInterrupt) as caught:
+    except (Exception, KeyboardInterrupt, asyncio.CancelledError) as caught:
+        # Prefect raises the last one in a deployed run whose slot it could not renew.
         error = caught
     try:
         report = write_report(
@@ -145,11 +150,13 @@ def write_report(
     *,
     error: str,
 ) -> Path:
-    """Write report.html and report.json of a finished or failed run; returns the page's path."""
+    """Write report.html and report.json of a finished or failed run: into a folder of the run's own, which stays, and
+    as the newest of its recipe. Returns the newest page's path.
+    """
     build_report(
         RunRecord(
             recipe=recipe.name,
-            out_dir=where.folder,
+            out_dir=where.reports,
             status="failed" if error else "completed",
             error=error,
             started_at=watch.started_at,
@@ -158,14 +165,25 @@ def write_report(
             stages=[_stage(one, watch) for one in made.values()],
             ledger=ledger_use(where),
             tables=_tables(made),
-            rejects={name: one.artifact.rejects() for name, one in made.items() if one.artifact.is_table},
-            logs={name: _summary(made[name]).log for name in ("sft", "cold_start", "grpo") if name in made},
+            rejects={name: _rejects(one) for name, one in made.items()},
+            logs={name: _summary(made[name]).log for name in TRAINED if name in made},
             machine=machine(),
             times=read_times(where.folder, datetime.fromisoformat(watch.started_at).timestamp()),
             notes=list(recipe.notes),
         )
     )
+    for name in ("report.json", "report.html"):
+        _publish(where.reports / name, where.folder / name)
     return where.folder / "report.html"
+
+
+def _publish(file: Path, newest: Path) -> None:
+    """Make `newest` another name of `file`, in one step, whoever else does the same."""
+    name = file.with_name(f".{file.name}-newest")
+    with storage_errors(f"make {newest} the newest report"):
+        name.unlink(missing_ok=True)
+        os.link(file, name)
+        os.replace(name, newest)
 
 
 def _stage(made: Made, watch: RunWatch) -> StageRun:
@@ -182,26 +200,28 @@ def _summary(made: Made) -> TrainingSummary:
     return TrainingSummary.model_validate_json(made.artifact.file(SUMMARY).read_text())
 
 
+def _rejects(made: Made) -> list[dict[str, Any]]:
+    """Rows of REJECTS of a stage, also of a training, whose rows are named in its summary."""
+    if made.artifact.is_table:
+        return made.artifact.rejects()
+    if made.name not in TRAINED:
+        return []
+    return [{"status": "dropped", "row": {}, **reject} for reject in _summary(made).rejects]
+
+
 def _tables(made: dict[str, Made]) -> dict[str, list[dict[str, Any]]]:
     table_names = ("tool_insertion", "loss_filter")
     tables: dict[str, list[dict[str, Any]]] = {n: made[n].artifact.rows() for n in table_names if n in made}
     evaluations = [one.artifact for name, one in made.items() if name.startswith("evaluate")]
-    tables["evaluate"] = [row for artifact in evaluations for row in _asked(artifact)]
+    tables["evaluate"] = [row for artifact in evaluations for row in asked(artifact)]
     if "grpo" in made:
         tables["grpo"] = _rollouts(made["grpo"].artifact, made["questions"].artifact)
     return tables
 
 
-def _asked(evaluation: Artifact) -> list[dict[str, Any]]:
-    """Rows of EVALUATIONS of all that was asked, those of failed questions behind the others."""
-    return [*evaluation.rows(), *(reject["row"] for reject in evaluation.rejects())]
-
-
 def _rollouts(grpo: Artifact, questions: Artifact) -> list[dict[str, Any]]:
     """Rows of ROLLOUTS with the `question` that each is about."""
-    from datasets import load_from_disk
-
-    rows = load_from_disk(str(grpo.path / ROLLOUTS)).to_list()
+    rows = grpo.inner_table(ROLLOUTS).to_pylist()
     table = questions.table()
     asked = table.filter(pc.is_in(table["id"], pa.array(sorted({row["question_id"] for row in rows}), pa.string())))
     texts = dict(zip(asked["id"].to_pylist(), asked["question"].to_pylist(), strict=True))

@@ -64,7 +64,9 @@ def context_of(recipe: Recipe, options: RunOptions, teacher_url: str | None, sea
     )
     # The cores of this machine say nothing about the nodes of a cluster.
     stages = by_stage(1 if configured_address(options.ray_address) else cpus_of(options))
-    where = RunContext(root=root, recipe=recipe.name, access=access, **stages)
+    # Set by `agentflow up` for its runs, and passed on to their Ray Jobs.
+    batch_limit = os.environ.get("AGENTFLOW_BATCH_LIMIT") or None
+    where = RunContext(root=root, recipe=recipe.name, access=access, batch_limit=batch_limit, **stages)
     return options.resources.apply(where)
 
 
@@ -82,7 +84,7 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
     folder = options.root / recipe.name
     with storage_errors(f"make the folder {folder} of reports and progress"):
         folder.mkdir(exist_ok=True)
-    nodes = plan(recipe)  # a missing file too
+    nodes = plan(recipe, options.resources.training_workers)  # a missing file too
     for name, value in _quiet().items():
         os.environ.setdefault(name, value)
 
@@ -101,7 +103,8 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
         where = context_of(recipe, options, teacher_url, search_url)
         open_run_ledger(where, options.budget_usd)
         asyncio.run(check_keys(recipe, where))
-        for line in lines(estimates(recipe, decide(recipe, where.store()), where.store(), where.access.ledger_url)):
+        decisions = decide(recipe, where.store(), where.training_workers)
+        for line in lines(estimates(recipe, decisions, where.store(), where.access.ledger_url)):
             say(line)
         ray_up = partial(stack.enter_context, ray_cluster(cpus_of(options), options.ray_address))
         ui = stack.enter_context(prefect_server(options.root, options.port, meanwhile=ray_up))
@@ -118,7 +121,8 @@ def run(recipe: Recipe, options: RunOptions, console: Console) -> Path:
 
 async def check_keys(recipe: Recipe, where: RunContext) -> None:
     """Open every client the run will need, which asks for nothing: a missing key is said before anything is paid."""
-    running = {decision.node.identity.stage for decision in decide(recipe, where.store()) if not decision.reuse}
+    decisions = decide(recipe, where.store(), where.training_workers)
+    running = {decision.node.identity.stage for decision in decisions if not decision.reuse}
     with where.access.open_ledger() as ledger:
         asks = recipe.traces.origin == "teacher" and "traces" in running
         if asks or ("tool_insertion" in running and recipe.tool_insertion.lookups != "none"):

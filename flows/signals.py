@@ -36,7 +36,19 @@ def terminable() -> Iterator[None]:
 class Terminated(TerminationSignal, KeyboardInterrupt):
     """What Prefect raises on SIGTERM, and what Ray lets through while it waits: of all exceptions of a signal handler
     it prints and drops every one but KeyboardInterrupt.
+
+    Raised once: a run that is stopped hears it from `agentflow up`, from its worker and where a machine is shut down
+    from that too, and the second signal would interrupt what the first one is for, report and state.
     """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        _ignore_sigterm()
+
+
+def _ignore_sigterm() -> None:
+    # No SIG_IGN: processes that are started from here would inherit it.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
 
 
 @contextmanager
@@ -45,7 +57,8 @@ def cancellable() -> Iterator[None]:
     leaves it once everything inside has ended. Prefect knows whether somebody pressed Cancel, and the run ends
     Cancelled then, else Crashed.
 
-    Prefect's own handler must stay: it says that the run can be cancelled only while that very function is installed.
+    Prefect's own handler must stay until then: it says that the run can be cancelled only while that very function is
+    installed.
     So the name is exchanged by which the handler (3.8) finds its exception; a test cancels a run. Outside the main
     thread, which no signal reaches, and inside another such block it does nothing.
     """

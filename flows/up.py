@@ -14,12 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from uuid import UUID
 
 import httpx
 import psutil
@@ -28,16 +28,15 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from agentflow.artifacts.store import Store
-from agentflow.errors import AgentflowError, ConfigError, UserError
+from agentflow.errors import ConfigError, UserError
+from flows.output import WORKER_LOG
 from flows.signals import terminable
+from flows.watching import Deaths, Part, Silence, watch
 
 FLOW_GRACE_S = 25.0
 # Runs under way get this long to write their report and state after SIGTERM.
 QUERY_S = 3
 # A worker on this machine may ask for new runs more often than Prefect's 10 s.
-WATCH_S = 0.5
-DEATHS_WITHIN_S, MAX_DEATHS = 600.0, 3
-SERVER_GONE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,8 @@ class UpOptions:
     """What `agentflow up` starts."""
 
     root: Path
-    port: int = 4200
+    port: int | None = None
+    # Of the Prefect server; None: 4200.
     cpus: int = 0
     # Of the Ray started here; 0: all cores.
     database_url: str | None = None
@@ -56,18 +56,6 @@ class UpOptions:
     # Paid batches at work at once, over all runs.
     runs: int = 4
     # Runs at work at once on this machine.
-
-
-class Part(Protocol):
-    """A process that is started again when it ends."""
-
-    name: str
-
-    def start(self) -> None: ...
-
-    def ended(self) -> bool: ...
-
-    def said(self) -> str: ...
 
 
 def up(options: UpOptions, console: Console) -> None:
@@ -97,7 +85,7 @@ def _serve(options: UpOptions, home: Path, stack: ExitStack, console: Console) -
     from prefect.settings import get_current_settings
 
     from flows.cluster import configured_address
-    from flows.local import HEARTBEAT_S, QUIET, prefect_server, ray_cluster
+    from flows.local import HEARTBEAT_S, QUIET, USUAL_PORT, check_prefect, prefect_server, ray_cluster
     from flows.registering import BATCH_LIMIT, DEPLOYMENTS, POOL, check_deployments, register
 
     prefect_file = (options.prefect_file or DEPLOYMENTS).absolute()
@@ -106,6 +94,7 @@ def _serve(options: UpOptions, home: Path, stack: ExitStack, console: Console) -
     own_ray, own_server = configured_address(None) is None, not get_current_settings().api.url
     # Ray's processes inherit the environment of the moment they start, and the worker that of the end of this function.
     changed = {**QUIET, "AGENTFLOW_ROOT": str(options.root.absolute()), "AGENTFLOW_BATCH_LIMIT": BATCH_LIMIT}
+    changed[WORKER_LOG] = str(home / "worker.log")
     changed |= {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S), "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_S)}
     stack.enter_context(environment({name: os.environ.get(name, value) for name, value in changed.items()}))
 
@@ -113,15 +102,16 @@ def _serve(options: UpOptions, home: Path, stack: ExitStack, console: Console) -
         stack.enter_context(ray_cluster(cpus))
 
     parts: list[Part] = []
-    server = prefect_server(options.root, options.port, start_ray, options.database_url, own=parts.append)
-    ui = stack.enter_context(server)
+    ui = stack.enter_context(
+        prefect_server(options.root, options.port, start_ray, options.database_url, parts.append, USUAL_PORT)
+    )
     if own_ray:
         import ray
 
         address = ray.get_runtime_context().gcs_address
         stack.enter_context(environment({"RAY_ADDRESS": address, "AGENTFLOW_CPUS": str(cpus)}))
-    names = register(prefect_file, options.batch_limit, Path.cwd())
     # Nobody else is connected to a server that was started a moment ago, whatever its history says.
+    names = register(prefect_file, options.batch_limit, Path.cwd(), alone=own_server)
     worker = Worker(POOL, options.runs, home / "worker.log", shared=not own_server)
     stack.callback(worker.stop)
     worker.start()
@@ -129,37 +119,9 @@ def _serve(options: UpOptions, home: Path, stack: ExitStack, console: Console) -
     console.print(f"Prefect UI: {ui}", highlight=False, soft_wrap=True)
     console.print(f"deployments: {', '.join(names)}", highlight=False, soft_wrap=True)
     console.print(f"worker log: {home / 'worker.log'}\nCtrl-C stops everything", highlight=False, soft_wrap=True)
-    _watch([*parts, worker], ui, console)
-
-
-def _watch(parts: Sequence[Part], ui: str, console: Console) -> None:
-    """Keep the parts alive. Raises AgentflowError when one dies again and again, or when the server does not answer."""
-    from flows.local import check_prefect
-
-    deaths: dict[str, list[float]] = {part.name: [] for part in parts}
-    answered = time.monotonic()
-    while True:
-        time.sleep(WATCH_S)
-        now = time.monotonic()
-        for part in (part for part in parts if part.ended()):
-            recent = [death for death in deaths[part.name] if now - death < DEATHS_WITHIN_S] + [now]
-            deaths[part.name] = recent
-            if len(recent) > MAX_DEATHS:
-                raise AgentflowError(
-                    f"the {part.name} ended {len(recent)} times in {DEATHS_WITHIN_S:.0f} s: {part.said()}"
-                )
-            console.print(f"the {part.name} ended; started again", highlight=False)
-            part.start()
-        if now - answered > SERVER_GONE_S:
-            try:
-                check_prefect(f"{ui}/api")
-            except UserError as error:
-                if now - answered > 2 * SERVER_GONE_S:
-                    raise AgentflowError(
-                        f"the Prefect server is gone ({error}); its log: .prefect/server.log"
-                    ) from error
-            else:
-                answered = now
+    say = partial(console.print, highlight=False, soft_wrap=True, markup=False)
+    where = f"its log: {options.root / '.prefect' / 'server.log'}" if own_server else "it was not started here"
+    watch(Deaths([*parts, worker], say), Silence(partial(check_prefect, f"{ui}/api"), where, say))
 
 
 def check_database(url: str | None) -> None:
@@ -258,15 +220,16 @@ class Worker:
 
     def stop(self) -> None:
         """End it and every run on this machine, also those whose worker died before them."""
-        from flows.local import stop_process
-
+        if self._process is None:
+            return
         runs = _runs()
-        if self._process is not None:
-            if not self.ended():
-                os.killpg(self._process.pid, signal.SIGTERM)
-            _end(runs)
-            stop_process(self._process)
-            _sign_off(self._pool, self._name)
+        # The worker first and at once: asked to end, it would kill its runs without a moment for report and state.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        _end([*runs])
+        _close(set(runs.values()))
+        _sign_off(self._pool, self._name)
 
 
 def _check_name(pool: str, name: str) -> None:
@@ -291,13 +254,28 @@ def _sign_off(pool: str, name: str) -> None:
         client.request("DELETE", "/work_pools/{work_pool_name}/workers/{name}", path_params=place)
 
 
-def _runs() -> list[psutil.Process]:
-    """Processes of flow runs and what they started, whoever is their parent by now."""
-    found = []
+def _close(flow_runs: set[str]) -> None:
+    """Mark runs that could not say themselves how they ended: they would show as running for ever."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    # A server that is gone, or never heard of a run, has nothing to close.
+    with suppress(httpx.HTTPError, ObjectNotFound), get_client(sync_client=True) as client:
+        for flow_run in map(UUID, flow_runs):
+            state = client.read_flow_run(flow_run).state
+            if state is None or not state.is_final():
+                client.set_flow_run_state(flow_run, Crashed(message="`agentflow up` was stopped"), force=True)
+
+
+def _runs() -> dict[psutil.Process, str]:
+    """Processes of flow runs and what they started, whoever is their parent by now, with the ids of the runs."""
+    found = {}
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it ended while we were looking
-            if "PREFECT__FLOW_RUN_ID" in process.environ():
-                found.append(process)
+            flow_run = process.environ().get("PREFECT__FLOW_RUN_ID")
+            if flow_run is not None:
+                found[process] = flow_run
     return found
 
 

@@ -1,6 +1,6 @@
 """Where a run happens: folders, addresses, cores.
 
-Never part of a fingerprint; plain data, so it travels to Ray workers.
+Never part of a fingerprint, but for how many workers train; plain data, so it travels to Ray workers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import AliasChoices, ConfigDict, Field, field_validator
 
@@ -28,7 +28,7 @@ class Resources(Frozen):
     gpus: float = Field(0, ge=0, validation_alias=AliasChoices("gpus", "num_gpus", "gpus_per_worker"))
     # GPUs of each worker; a part of one (0.5) lets two workers share it, more than one must be whole.
     workers: int = Field(1, ge=1)
-    # Training processes, scoring or answering actors. Of a training it also is identity in effect: a step holds
+    # Training processes, scoring or answering actors. More than one of a training enter its fingerprint: a step holds
     # batch_size * accumulation * workers rows.
     restarts: int = Field(2, ge=0)
     # How often the stage may go on after a worker or its node died; a worker's own error ends it at once.
@@ -80,9 +80,19 @@ class RunContext(Frozen):
         return getattr(self, stage) or self.training
 
     @property
+    def training_workers(self) -> dict[str, int]:
+        """Worker processes by training stage, which its fingerprint names."""
+        return {stage: self.training_of(stage).workers for stage in get_args(TrainingStage)}
+
+    @property
     def folder(self) -> Path:
-        """The recipe's folder: reports, progress files, logs."""
+        """The recipe's folder: the newest report, progress files, logs."""
         return self.root / self.recipe
+
+    @property
+    def reports(self) -> Path:
+        """Folder of this run's own report, which no other run writes to."""
+        return self.folder / "reports" / self.access.run_id
 
     def store(self) -> Store:
         """The artifact store below `root`."""

@@ -77,7 +77,6 @@ def _trainer(job: SupervisedJob | PolicyJob, name: str, resources: Resources, wh
     return TorchTrainer(
         train_fn,
         train_loop_config={
-            "kind": job.kind,
             "job": job.model_dump_json(),
             "secrets": where.secrets,
             "device": resources.device,

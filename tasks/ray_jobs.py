@@ -25,6 +25,8 @@ UNREACHABLE_S = 120.0
 AGENT_S = 120.0
 # How long a head that has just started may be without the agent that starts jobs.
 STOP_S = 60.0
+RUN_END_S = 20
+# The run inside a job gets this long to write its report and state after it was told to stop; Ray's own is 3 s.
 LAST_LINES = 12
 AWAY = (ConnectionError, OSError, RuntimeError)
 # What Ray's job client raises when the server is away or answers with an error.
@@ -63,12 +65,18 @@ def open_jobs(address: str) -> Any:
         ) from error
 
 
-def make_by_job(client: Any, job: Job, log: logging.Logger | Any, made: Callable[[], bool] = lambda: True) -> str:
+def make_by_job(
+    client: Any,
+    job: Job,
+    log: logging.Logger | Any,
+    made: Callable[[], bool] = lambda: True,
+    unwanted: Callable[[], bool] = lambda: True,
+) -> str:
     """See that `job` has been done; returns the id that did it.
 
     `made` says whether the results are really there: a job that succeeded into a store that was emptied since is done
-    again. Raises JobFailed with the job's last lines if it ends otherwise. Whatever interrupts the waiting
-    (KeyboardInterrupt: a cancelled flow, Ctrl-C) stops the job too.
+    again. Raises JobFailed with the job's last lines if it ends otherwise. Where the waiting is interrupted
+    (KeyboardInterrupt), `unwanted` says whether that was meant for the job too; else it goes on, for the next who asks.
     """
     attempt, newest, status = _newest(client, job)
     if newest and status == "SUCCEEDED" and made():
@@ -83,7 +91,10 @@ def make_by_job(client: Any, job: Job, log: logging.Logger | Any, made: Callable
             log.info("submitted %s: %s", submission_id, shlex.join(job.command))
         status = _wait(client, submission_id, log)
     except KeyboardInterrupt:
-        _stop(client, submission_id, log)
+        if unwanted():
+            _stop(client, submission_id, log)
+        else:
+            log.warning("the waiting ends, %s goes on; a retry waits for it again", submission_id)
         raise
     if status != "SUCCEEDED":
         raise JobFailed(
@@ -121,7 +132,7 @@ def _submit(client: Any, job: Job, submission_id: str) -> None:
             client.submit_job(
                 entrypoint=shlex.join(job.command),
                 submission_id=submission_id,
-                runtime_env={"env_vars": dict(job.environment)},
+                runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(RUN_END_S), **job.environment}},
                 metadata={"recipe": job.recipe, "fingerprint": job.fingerprint},
             )
             return

@@ -4,7 +4,8 @@
     grpo: {workers: 8, gpus_per_worker: 1, num_cpus: 4}
     decode_batch: 96
 
-Never part of a fingerprint. What is not named keeps its default.
+Never part of a fingerprint, but for the workers of trainings, which decide the rows of a step. What is not named keeps
+its default.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ class ResourcePlan(Frozen):
         changed |= {name: _over(training, getattr(self, name)) for name in TRAINING if getattr(self, name) is not None}
         return where.model_copy(update=changed)
 
+    @property
+    def training_workers(self) -> dict[str, int]:
+        """Worker processes by training stage, which its fingerprint names."""
+        default = _over(Resources(), self.training)
+        return {name: _over(default, getattr(self, name)).workers for name in TRAINING}
+
 
 def by_stage(cores: int) -> dict[str, Resources]:
     """What the stages may use where nobody says it, on nodes of so many cores each, as RunContext's fields.
@@ -89,6 +96,11 @@ def load_resources(path: Path) -> ResourcePlan:
         return ResourcePlan.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"resources file {str(path)!r}: " + "; ".join(map(_explain, error.errors()))) from error
+
+
+def workers_in(path: Path | str | None) -> dict[str, int] | None:
+    """How many workers train by the file `path`; None (everywhere one) without a file. Raises as `load_resources`."""
+    return None if path is None else load_resources(Path(path)).training_workers
 
 
 def _explain(problem: Any) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from agentflow.clock import recording
-from agentflow.training.jobs import PolicyJob, SupervisedJob
+from agentflow.training.run_job import read_job, run_job
 from tasks.keys import load_secrets
 
 
 def train_fn(config: dict[str, Any]) -> None:
     """Train one job (its JSON) as one of the workers of a group; rank 0 leaves the summary in the job's folder."""
-    job = (SupervisedJob if config["kind"] == "supervised" else PolicyJob).model_validate_json(config["job"])
+    job = read_job(config["job"])
     load_secrets(config["secrets"])
     import ray.train
 
@@ -23,12 +23,5 @@ def train_fn(config: dict[str, Any]) -> None:
 
     check_device(config["device"])
     with recording(job.progress):
-        if isinstance(job, SupervisedJob):
-            from agentflow.training.supervised import train_supervised
-
-            summary = train_supervised(job)
-        else:
-            from agentflow.training.cycles import train_in_cycles
-
-            summary = train_in_cycles(job)
+        summary = run_job(job)
     ray.train.report({"steps": summary.steps})

@@ -11,6 +11,15 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in two processes (`make test`): all that need Prefect and Ray in one, so that both are started
+    once; of the others whole files, for what a file's tests share.
+    """
+    for item in items:
+        group = str(item.path) if "unit" in item.path.parts else "prefect and ray"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the API of a real Prefect server; runs started in this process or with this environment use it."""

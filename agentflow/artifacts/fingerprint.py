@@ -3,7 +3,8 @@
 In: a stage of the DAG, its frozen configuration, the artifacts (or only the identities) it reads.
 Out: a fingerprint, equal exactly when stage version, canonical configuration and inputs are equal; and the list of
 fields in which two identities differ. Inputs enter by their fingerprint, not by their digest, so that a whole plan
-can be computed before its first stage has run. Places, addresses and worker counts never enter (`config.Where`).
+can be computed before its first stage has run. Places and addresses never enter (`config.Where`), nor do worker counts,
+but for trainings: there a step holds `batch_size * accumulation * workers` rows.
 
     Identity("sft", 1, {"lr": 0.001}, {"loss_filter": "5f0c..."}).fingerprint  ->  "b1946ac92492d234"
 """
@@ -77,15 +78,18 @@ class Change:
         return f"{self.field}: {self.old!r} -> {self.new!r}"
 
 
-def identity_of(stage: Stage, config: configuration.Frozen, inputs: Mapping[str, HasFingerprint]) -> Identity:
+def identity_of(
+    stage: Stage, config: configuration.Frozen, inputs: Mapping[str, HasFingerprint], workers: int = 1
+) -> Identity:
     """The identity of what `stage` makes of `config` and `inputs` (input name to artifact or identity).
 
+    `workers`: of a training, whose steps hold more rows the more there are; 1 is not written down.
     Raises UnstableValueError for a configuration value without a canonical form, InputError for an unreadable file.
     """
     return Identity(
         stage=stage.name,
         version=stage.version,
-        config=configuration.identity(config),
+        config={**configuration.identity(config), **({"workers": workers} if workers > 1 else {})},
         inputs={name: inputs[name].fingerprint for name in sorted(inputs)},
     )
 

@@ -79,7 +79,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Answer:
-    """A usable answer of the service."""
+    """A whole answer of the service, which was paid; whether it can be used, its reader says."""
 
     response: dict[str, Any]
     # The body as JSON data, as it came.
@@ -90,7 +90,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An attempt that gave no usable answer; `Ledger.ask` stores the attempt and raises `error`."""
+    """An attempt that gave nothing to keep; `Ledger.ask` stores the attempt and raises `error`."""
 
     error: ServiceFailure
     cost: Cost | None = field(default_factory=Cost)

@@ -1,6 +1,6 @@
 """The tables of the ledger, one SQLAlchemy model for SQLite and PostgreSQL.
 
-`calls` holds usable answers only; `attempts` every request that was sent, usable or not, with its cost; `replays`
+`calls` holds whole answers only; `attempts` every request that was sent, usable or not, with its cost; `replays`
 counts per run how often a stored answer served; `budgets` and `reservations` bound the money. Money is whole micro-USD.
 `rate_limits` and `rate_log` bound requests and tokens a minute (see `limits.py`); `stops` says which service of a run
 is not worth asking.
@@ -31,7 +31,7 @@ class LedgerMeta(Base):
 
 
 class Call(Base):
-    """A usable answer by the content of its call."""
+    """An answer by the content of its call."""
 
     __tablename__ = "calls"
 

@@ -100,6 +100,8 @@ class _Row:
     waiting: Future[ToolResult] | None = None
     calls: list[ToolCall] = field(default_factory=list)
     results: list[ToolResult] = field(default_factory=list)
+    injected: list[tuple[int, int]] = field(default_factory=list)
+    # Completion tokens of each result: the first and the one behind it.
     unread: int = 0
     # First completion token after the last injected result: the text that may hold the next call.
     done: bool = False
@@ -271,6 +273,7 @@ class RolloutEngine:
         row.model_written += [0] * len(result_ids)
         row.logprobs += [0.0] * len(result_ids)
         row.unread = len(row.completion_ids)
+        row.injected.append((row.unread - len(result_ids), row.unread))
         row.done = len(row.completion_ids) >= self.config.max_new_tokens
 
     def _next_inputs(self, rows: list[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -285,7 +288,7 @@ class RolloutEngine:
         return torch.tensor(tokens, device=device).unsqueeze(1), torch.tensor(counts, device=device).unsqueeze(1)
 
     def _rollout(self, row: _Row, head: SharedHead) -> Rollout:
-        text = self.tokenizer.decode([t for t in row.completion_ids if t not in self._ends])
+        text = text_of(self.tokenizer, row.completion_ids)
         if self.config.calls == "collect":
             row.calls = [found.call for found in self.syntax.find_calls(text)]
         return Rollout(
@@ -298,4 +301,15 @@ class RolloutEngine:
             results=tuple(row.results),
             finished=row.finished,
             failure=row.failure,
+            injected=characters(self.tokenizer, row.completion_ids, row.injected),
         )
+
+
+def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of completion tokens, without the end token."""
+    return str(tokenizer.decode([token for token in ids if token != tokenizer.eos_token_id]))
+
+
+def characters(tokenizer: Any, ids: Sequence[int], tokens: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Ranges of tokens of `ids` as ranges of characters of their text."""
+    return tuple((len(text_of(tokenizer, ids[:first])), len(text_of(tokenizer, ids[:end]))) for first, end in tokens)

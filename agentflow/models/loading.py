@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import PeftModel
-from safetensors import SafetensorError
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -242,11 +242,27 @@ def put_adapter(model: Any, adapter: Path, name: str, *, trainable: bool) -> Any
     if lacking:
         raise InputError(f"adapter {str(adapter)!r} lacks {lacking}; give a folder that save_pretrained wrote")
     try:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+        loaded = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+        _check_names(loaded, adapter / "adapter_model.safetensors")
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(
             f"adapter {str(adapter)!r} does not fit base model {name!r}: {error}; give the base it was trained on"
         ) from error
+    return loaded
+
+
+def _check_names(loaded: Any, file: Path) -> None:
+    """Raise ValueError unless `file` holds exactly the weights of the adapter that `loaded` has by its configuration.
+
+    PEFT only warns of weights that lack, as for a base with more layers, and drops those that have no place.
+    """
+    expected = set(get_peft_model_state_dict(loaded, save_embedding_layers=False))
+    with safe_open(file, framework="pt") as stored:
+        held = set(stored.keys())
+    if lacking := sorted(expected - held):
+        raise ValueError(f"it lacks {len(lacking)} of {len(expected)} weights, e.g. {lacking[0]}")
+    if unknown := sorted(held - expected):
+        raise ValueError(f"{len(unknown)} of its {len(held)} weights have no place there, e.g. {unknown[0]}")
 
 
 def tokenize_with(tokenizer: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from agentflow.config import Frozen, Where
 
@@ -27,6 +27,22 @@ class GenerationConfig(Frozen):
     def single_turn(self) -> bool:
         """Whether a completion is one turn, whose calls are not run."""
         return self.calls != "execute"
+
+
+class SamplingConfig(GenerationConfig):
+    """The same for the samples of a group, which must differ."""
+
+    temperature: float = 1.0
+
+    @field_validator("temperature")
+    @classmethod
+    def _samples_differ(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError(
+                f"temperature {value:g} is greedy: all samples of a question would be the same, and nothing could be "
+                "learnt from them; set it above 0, e.g. 1.0"
+            )
+        return value
 
 
 class VllmSettings(Frozen):

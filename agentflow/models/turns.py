@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from agentflow import clock
 from agentflow.errors import ToolFailure
-from agentflow.models.generate import ToolRunner
+from agentflow.models.generate import ToolRunner, characters, text_of
 from agentflow.models.settings import GenerationConfig
 from agentflow.records import Rollout, ToolCall, ToolResult
 from agentflow.syntax import Syntax
@@ -42,6 +42,8 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     results: list[ToolResult] = field(default_factory=list)
+    injected: list[tuple[int, int]] = field(default_factory=list)
+    # Completion tokens of each result: the first and the one behind it.
     unread: int = 0
     # First completion token after the last injected result: the text that may hold the next call.
     done: bool = False
@@ -150,6 +152,7 @@ class TurnEngine:
         row.model_written += [0] * len(ids)
         row.logprobs += [0.0] * len(ids)
         row.unread = len(row.completion_ids)
+        row.injected.append((row.unread - len(ids), row.unread))
         row.done = self._room(row) <= 0
 
     def _rollout(self, row: _Row) -> Rollout:
@@ -158,9 +161,10 @@ class TurnEngine:
             completion_ids=row.completion_ids,
             model_written=row.model_written,
             logprobs=row.logprobs,
-            text=self.tokenizer.decode([t for t in row.completion_ids if t != self.tokenizer.eos_token_id]),
+            text=text_of(self.tokenizer, row.completion_ids),
             calls=tuple(row.calls),
             results=tuple(row.results),
             finished=row.finished,
             failure=row.failure,
+            injected=characters(self.tokenizer, row.completion_ids, row.injected),
         )

@@ -20,6 +20,7 @@ from agentflow.artifacts.store import Store
 from agentflow.config import Frozen
 from agentflow.errors import StoreError
 from agentflow.records import canonical_json, sha256_text
+from agentflow.report.evaluation import asked
 from agentflow.report.model import MODELS
 
 DATASET = "loss_filter"
@@ -203,9 +204,7 @@ class Night:
             "status",
         ]
         return {
-            node: artifact.table().select(columns).to_pylist()
-            for node, artifact in self.artifacts.items()
-            if artifact.stage == "evaluate"
+            node: asked(artifact, columns) for node, artifact in self.artifacts.items() if artifact.stage == "evaluate"
         }
 
     def answers_of(self, model: str) -> list[dict[str, Any]]:

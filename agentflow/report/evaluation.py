@@ -8,13 +8,25 @@ It compares no models and decides nothing.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from agentflow.artifacts.artifact import Artifact
 from agentflow.metrics.intervals import wilson
 from agentflow.report.model import MODELS, Rows
+from agentflow.schemas import EVALUATIONS
 
 Summary = dict[str, Any]
+
+
+def asked(evaluation: Artifact, columns: Sequence[str] = EVALUATIONS.names) -> Rows:
+    """Rows of EVALUATIONS of all that was asked; failed questions, no rows of the artifact, stand behind the others.
+
+    Raises CorruptArtifact.
+    """
+    failed = (reject["row"] for reject in evaluation.rejects() if reject["status"] == "failed")
+    answered = evaluation.table().select(list(columns)).to_pylist()
+    return [*answered, *({name: row[name] for name in columns} for row in failed)]
 
 
 def _ci95(correct: int, n: int) -> list[float] | None:

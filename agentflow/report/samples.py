@@ -1,6 +1,7 @@
 """Table rows -> the few texts worth reading: traces with their calls, rollouts per step, rejects, answers side by side.
 
-The marking of calls in completions is for the eye only; nothing is counted or scored from it. Which rows are shown
+The marking of calls is for the eye only; nothing is counted or scored from it. Rollouts say themselves who wrote what;
+in completions of evaluations, which do not, whatever looks like a call is marked as one. Which rows are shown
 depends on their ids and decisions alone, so the same run shows the same samples.
 """
 
@@ -29,6 +30,7 @@ _MARKS = re.compile(
     r"|(?P<frame></?(?:think|answer)>)",
     re.DOTALL,
 )
+_FRAME = re.compile(r"(</?(?:think|answer)>)")
 
 
 class Part(NamedTuple):
@@ -52,6 +54,20 @@ def mark_calls(text: str | None, limit: int) -> list[Part]:
     if end < len(shown):
         parts.append(Part("text", shown[end:]))
     return parts
+
+
+def mark_spans(row: dict[str, Any], limit: int) -> list[Part]:
+    """A rollout's completion cut to `limit` characters: calls and tools' results by its spans, and layout tags."""
+    text, parts = row["completion"], []
+    for span in row["spans"]:
+        piece = text[span["begin"] : min(span["end"], limit)]
+        if span["role"] in ("call", "result"):
+            parts.append(Part(span["role"], piece))
+        else:
+            parts += [Part("frame" if _FRAME.fullmatch(one) else "text", one) for one in _FRAME.split(piece)]
+    if len(text) > limit:
+        parts.append(Part("text", cap(text, limit)[limit:]))
+    return [part for part in parts if part.text]
 
 
 def trace_samples(run: RunRecord) -> list[dict[str, Any]]:
@@ -175,7 +191,7 @@ def _rollout_step(step: int, rows: Rows, limits: Limits) -> dict[str, Any]:
             "question_id": members[0]["question_id"],
             "gold": members[0]["gold"],
             "rollouts": [
-                {"row": row, "parts": reward_parts(row), "text": mark_calls(row["completion"], limits.text)}
+                {"row": row, "parts": reward_parts(row), "text": mark_spans(row, limits.text)}
                 for row in sorted(members, key=lambda row: math.inf if row["reward"] is None else -row["reward"])
             ],
         }

@@ -80,6 +80,10 @@ class CompositeConfig(RewardConfig):
             Part("length", self.length_weight, 0.0, 1.0),
         )
 
+    def best(self, gold: Gold) -> float:
+        """Calls and answers have forms of their own, and so different highest values."""
+        return accuracy_reward(True, 1.0, form=self._form_of_calls if gold.calls else self.accuracy_form)
+
     @property
     def _form_of_calls(self) -> AccuracyForm:
         return self.call_form or self.accuracy_form

@@ -56,6 +56,10 @@ class RewardConfig(Frozen):
         """The reward's parts, in the order in which they are logged."""
         raise NotImplementedError
 
+    def best(self, gold: Gold) -> float:
+        """The accuracy part of what is wholly right, where `gold` was asked for."""
+        return next(part.high for part in self.parts() if part.name == self.accuracy_part)
+
     def weighted(self, values: Mapping[str, float]) -> Rewards:
         """`values` of all parts with their weighted sum."""
         return Rewards(dict(values), sum(part.weight * values[part.name] for part in self.parts()))

@@ -18,6 +18,7 @@ from agentflow.syntax import Syntax, SyntaxName
 
 FAILURES = ("grader_timeout", "grader_died", "grader_error", "grader_value")
 # What a rollout's failure is called: no verdict in time, the process gone, an exception, a value out of range.
+# Any other failure of a rollout is a tool's.
 _SLACK = 1e-9
 # Of floating point, at the ends of a range.
 
@@ -46,6 +47,11 @@ class Verdict:
     failure: str | None = None
     # One of FAILURES.
     detail: str = ""
+
+
+def tool_failed(failure: str | None) -> bool:
+    """Whether a rollout's `failure` is that of a tool it had called, and not of its grading."""
+    return failure is not None and failure not in FAILURES
 
 
 def question_part(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from agentflow.clients.search import SearchConfig
 from agentflow.config import Frozen, Where
 from agentflow.errors import InputError
-from agentflow.models.settings import GenerationConfig, VllmSettings
+from agentflow.models.settings import GenerationConfig, SamplingConfig, VllmSettings
 from agentflow.models.sources import HubModel, LocalModel
 from agentflow.rendering import PromptConfig
 from agentflow.rewards.choice import RewardChoice
@@ -39,18 +39,28 @@ class GraderConfig(Frozen):
     # Of the rollouts to be graded; above it the stage stops.
 
 
+class ToolFailureLimit(Frozen):
+    """When tools that fail end the stage. It says nothing about the result: only whether there is one. All [O]."""
+
+    max_failed_share: Annotated[float, Where()] = Field(0.5, ge=0, le=1)
+    # Of a step's rollouts, over all workers; 1 never ends it.
+    steps: Annotated[int, Where()] = Field(3, ge=1)
+    # So many steps running with a larger share end the stage (all of them, where it has fewer).
+
+
 class GrpoConfig(Frozen):
     """Prompts, sampling, reward and optimisation."""
 
     prompt: PromptConfig = PromptConfig()
     tools: ToolsConfig = ToolsConfig()
     search: SearchConfig = SearchConfig()
-    generation: GenerationConfig = GenerationConfig(temperature=1.0)
+    generation: SamplingConfig = SamplingConfig()
     reward: RewardChoice = CompositeConfig()
     # composite (paper B), toolrl, binary (Tool-N1) or mtr; each has its own weights.
     similarity_model: Annotated[LocalModel | HubModel, Field(discriminator="kind")] | None = None
     # Says how close an answer is, for the composite's answer_similarity cross_encoder or bi_encoder.
     grader: GraderConfig = GraderConfig()
+    tool_failures: ToolFailureLimit = ToolFailureLimit()
     kinds: tuple[str, ...] = ()
     # Question kinds to train on, e.g. ("arithmetic",); empty is all.
     steps: int = Field(300, ge=1)
@@ -103,6 +113,12 @@ class GrpoConfig(Frozen):
     # Trades speed for memory while the policy is optimised; the result is the same.
     checkpoint_steps: Annotated[int, Where()] = Field(5, ge=1)
     # Optimiser steps between two checkpoints: what a kill costs at most. Never changes the result.
+
+    @field_validator("generation", mode="before")
+    @classmethod
+    def _sampled_where_not_said(cls, value: Any) -> Any:
+        """A generation made for answering counts by what was really given: its own temperature would be greedy."""
+        return value.model_dump(exclude_unset=True) if isinstance(value, GenerationConfig) else value
 
     @field_validator("reward", mode="before")
     @classmethod

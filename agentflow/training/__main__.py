@@ -6,12 +6,11 @@ Out: the job's `out` folder. Errors for users are one message, exit code 2.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 from agentflow.errors import AgentflowError, InputError, UserError
-from agentflow.training.jobs import PolicyJob, SupervisedJob
+from agentflow.training.run_job import read_job, run_job
 
 
 def main(arguments: list[str]) -> int:
@@ -28,24 +27,11 @@ def main(arguments: list[str]) -> int:
 
 def train(file: Path) -> None:
     """Train the job in `file`. Raises InputError if it cannot be read or is no job."""
-    job: SupervisedJob | PolicyJob
     try:
-        text = file.read_text()
-        if json.loads(text).get("kind") == "policy":
-            job = PolicyJob.model_validate_json(text)
-        else:
-            job = SupervisedJob.model_validate_json(text)
-    except (OSError, ValueError, AttributeError) as error:
+        job = read_job(file.read_text())
+    except (OSError, ValueError) as error:
         raise InputError(f"{str(file)!r} holds no training job: {error}; see agentflow/training/jobs.py") from error
-    # Here, since a wrong file is answered without waiting for torch.
-    if isinstance(job, PolicyJob):
-        from agentflow.training.policy import train_policy
-
-        train_policy(job)
-    else:
-        from agentflow.training.supervised import train_supervised
-
-        train_supervised(job)
+    run_job(job)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from agentflow.errors import ConfigError
 from agentflow.progress import Progress
-from agentflow.training.checkpoints import KEPT, newest_verified, seal
+from agentflow.training.checkpoints import KEPT, Owner, newest_verified, seal
 
 
 class ProgressCallback(TrainerCallback):
@@ -56,8 +56,8 @@ class CheckpointCallback(TrainerCallback):
     `write_part(folder, rank)` adds what the trainer does not know (the rollouts so far), in every worker.
     """
 
-    def __init__(self, workers: int, write_part: Callable[[Path, int], None] | None = None) -> None:
-        self._workers, self._write_part = workers, write_part
+    def __init__(self, owner: Owner, write_part: Callable[[Path, int], None] | None = None) -> None:
+        self._owner, self._write_part = owner, write_part
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -65,7 +65,7 @@ class CheckpointCallback(TrainerCallback):
             self._write_part(folder, args.process_index)
         PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            seal(folder, state.global_step, self._workers)
+            seal(folder, state.global_step, self._owner)
 
 
 def checkpoint_arguments(every: int) -> dict[str, Any]:
@@ -73,11 +73,23 @@ def checkpoint_arguments(every: int) -> dict[str, Any]:
     return {"save_strategy": "steps", "save_steps": every, "save_total_limit": KEPT, "save_only_model": False}
 
 
-def resume_point(trainer: Any, workers: int) -> str | None:
-    """The checkpoint all workers go on from, chosen (and torn ones set aside) by rank 0 alone; None to begin anew."""
-    found = newest_verified(Path(trainer.args.output_dir), workers) if trainer.is_world_process_zero() else None
-    chosen: list[str | None] = [None if found is None else str(found)]
-    return broadcast_object_list(chosen)[0]
+def resume_point(trainer: Any, owner: Owner) -> str | None:
+    """The checkpoint all workers go on from, chosen (and torn ones set aside) by rank 0 alone; None to begin anew.
+
+    Raises ConfigError, in all workers alike, if what is there is not `owner`'s.
+    """
+    chosen: list[str | None] = [None, None]
+    # The checkpoint, and why there can be none: a worker that raised alone would leave the others waiting.
+    if trainer.is_world_process_zero():
+        try:
+            found = newest_verified(Path(trainer.args.output_dir), owner)
+            chosen[0] = None if found is None else str(found)
+        except ConfigError as error:
+            chosen[1] = str(error)
+    point, refused = broadcast_object_list(chosen)
+    if refused is not None:
+        raise ConfigError(refused)
+    return point
 
 
 @contextmanager

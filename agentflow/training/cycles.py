@@ -2,7 +2,7 @@
 
 In: a policy job. Out: what `train_policy` leaves, over all phases. Nothing here trains: each phase is an ordinary job
 in a folder of its own beside the checkpoints, and goes on from its own checkpoints after a kill; phases that were
-finished find that they have nothing left to do.
+finished find that they have nothing left to do. A phase that the collapse guard rolled back is the last one.
 """
 
 from __future__ import annotations
@@ -39,15 +39,33 @@ class _Whole:
     rollouts: list[dict[str, Any]] = field(default_factory=list)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     fine_tunings: list[dict[str, Any]] = field(default_factory=list)
+    unjudged: int = 0
+    # Steps that the guard did not judge.
+    rolled_back_to: int | None = None
+    # The step whose weights came back, where a phase ended so.
 
     def take(self, summary: TrainingSummary, rollouts: Sequence[dict[str, Any]]) -> None:
         first = self.steps
         self.log += [{**entry, "step": entry["step"] + first} for entry in summary.log]
         self.alarms += [{**alarm, "step": alarm["step"] + first} for alarm in summary.extra.get("alarms", ())]
+        self.unjudged += summary.extra.get("guard_unjudged_steps", 0)
+        if "rolled_back_to" in summary.extra:
+            self.rolled_back_to = summary.extra["rolled_back_to"] + first
         for row in rollouts:
             step = row["step"] + first
             self.rollouts.append({**row, "step": step, "id": f"{step:05d}-{row['id'].partition('-')[2]}"})
         self.steps += summary.steps
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest, in place of the last phase's own; what did not happen is not named."""
+        facts = {**rollout_counts(self.rollouts), **failure_counts(self.rollouts), "fine_tunings": self.fine_tunings}
+        if self.alarms:
+            facts["alarms"] = self.alarms
+        if self.unjudged:
+            facts["guard_unjudged_steps"] = self.unjudged
+        if self.rolled_back_to is not None:
+            facts["rolled_back_to"] = self.rolled_back_to
+        return facts
 
 
 def train_in_cycles(job: PolicyJob, callbacks: Sequence[TrainerCallback] = ()) -> TrainingSummary:
@@ -67,6 +85,8 @@ def _train(job: PolicyJob, callbacks: Sequence[TrainerCallback]) -> TrainingSumm
         PartialState().wait_for_everyone()
         rollouts, adapter = load_from_disk(str(policy.rollouts_out)).to_list(), policy.adapter_out
         whole.take(summaries[-1], rollouts)
+        if whole.rolled_back_to is not None:
+            break  # the guard has ended the training: these are the last good weights
         if number < job.config.cycles.n:
             adapter = fine_tune(job, number, rollouts, adapter, whole.fine_tunings, callbacks)
     first, last = summaries[0], summaries[-1]
@@ -79,10 +99,7 @@ def _train(job: PolicyJob, callbacks: Sequence[TrainerCallback]) -> TrainingSumm
             "extra": {
                 **last.extra,
                 "adapter_before": first.extra["adapter_before"],
-                **rollout_counts(whole.rollouts),
-                **failure_counts(whole.rollouts),
-                **({"alarms": whole.alarms} if whole.alarms else {}),
-                "fine_tunings": whole.fine_tunings,
+                **whole.facts(),
             },
         }
     )

@@ -1,7 +1,8 @@
 """Collapse guard: watches a policy's training and says when it stops being one that reasons, calls tools and answers.
 
-In: statistics of every optimiser step. Out: alarms, each with the numbers that raised it. All rules [O]; none is in the
-papers, whose curves (format saturates early, accuracy rises, reasoning gets somewhat shorter) must raise none.
+In: statistics of the optimiser steps whose rollouts are a fair sample. Out: alarms, each with the numbers that raised
+it. All rules [O]; none is in the papers, whose curves (format saturates early, accuracy rises, reasoning gets somewhat
+shorter) must raise none.
 
 A rule compares the mean of the last `window` steps with the first `window` steps or with the best window so far, and is
 silent until both exist apart. So one bad step raises nothing, and neither does a policy that was bad from the start.
@@ -25,6 +26,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agentflow.config import Frozen
+from agentflow.rewards.grading import tool_failed
 
 AlarmName = Literal["think_tags", "calls_stopped", "calls_at_cap", "reward_hacking", "entropy", "length"]
 PAPER_B_WIDTH = 4.0
@@ -56,17 +58,19 @@ class GuardConfig(Frozen):
     # Alarm outside these multiples of the entropy at the start.
     length_ratio: tuple[float, float] = (0.4, 2.5)
     # Alarm outside these multiples of the model-written words at the start.
+    max_failed_share: float = Field(0.1, ge=0, le=1)
+    # A step of whose rollouts more failed is not judged: the rest, which hardly called, is no sample of the policy.
 
 
 @dataclass(frozen=True)
 class StepStats:
-    """One optimiser step's rollouts, failed ones left out."""
+    """One optimiser step's rollouts; those that failed count as calling or not, and for nothing else."""
 
     step: int
     think: float
     # Share with exactly one think block [0, 1].
     calling: float
-    # Share with at least one executed call [0, 1].
+    # Share with at least one executed call, or one whose tool failed [0, 1].
     at_cap: float
     # Share that used up max_calls [0, 1].
     accuracy: float
@@ -95,14 +99,16 @@ def step_stats(
     entropy: float | None,
     accuracy_part: str = "accuracy",
     format_part: str | None = "format",
+    max_failed_share: float = 1.0,
 ) -> StepStats | None:
-    """Statistics of one step's ROLLOUTS rows; None if every rollout failed (then there is nothing to judge).
+    """Statistics of one step's ROLLOUTS rows; None if more than the allowed share failed, or all.
 
     `accuracy_part`, `format_part`: what the reward in use calls them.
     """
     counted = [row for row in rows if row["status"] == "ok"]
-    if not counted:
+    if not counted or len(rows) - len(counted) > max_failed_share * len(rows):
         return None
+    in_vain = [True for row in rows if tool_failed(row["failure"])]
     parts = [json.loads(row["rewards"]) for row in counted]
 
     def mean(values: Sequence[float]) -> float:
@@ -112,7 +118,7 @@ def step_stats(
     return StepStats(
         step=step,
         think=mean([text.count("<think>") == 1 == text.count("</think>") for text in texts]),
-        calling=mean([row["n_calls"] > 0 for row in counted]),
+        calling=mean([row["n_calls"] > 0 for row in counted] + in_vain),
         at_cap=mean([0 < max_calls <= row["n_calls"] for row in counted]),
         accuracy=mean([part[accuracy_part] for part in parts]),
         format=None if format_part is None else mean([part[format_part] for part in parts]),
@@ -142,6 +148,11 @@ class CollapseGuard:
         self.alarms += new
         return new
 
+    def window_of(self, alarm: Alarm) -> int:
+        """The step with which the window begins that raised `alarm`; steps that were not judged widen it."""
+        newest = next(i for i, stats in enumerate(self.steps) if stats.step == alarm.step)
+        return self.steps[newest + 1 - self.config.window].step
+
     def _judge(self) -> list[tuple[AlarmName, str | None]]:
         c = self.config
         think, calling = self._windows(lambda s: s.think), self._windows(lambda s: s.calling)
@@ -167,9 +178,11 @@ class CollapseGuard:
         return f"format {form[0]:.2f} -> {form[-1]:.2f}, accuracy {best:.2f} -> {accuracy:.2f}"
 
     def _entropy_drift(self) -> str | None:
-        if any(stats.entropy is None for stats in self.steps):
+        # None where no rollout of a step carried loss; those steps say nothing.
+        known = [stats.entropy for stats in self.steps if stats.entropy is not None]
+        if len(known) < 2 * self.config.window:
             return None
-        entropy = self._windows(lambda s: s.entropy or 0.0)
+        entropy = _means(known, self.config.window)
         return _drift("entropy", entropy[0], entropy[-1], self.config.entropy_ratio)
 
     def _best_and_newest_accuracy(self) -> tuple[float, float]:
@@ -184,8 +197,11 @@ class CollapseGuard:
 
     def _windows(self, value: Callable[[StepStats], float]) -> list[float]:
         """Mean of every window, the first and the newest at the ends; those between overlap."""
-        size, values = self.config.window, [value(stats) for stats in self.steps]
-        return [sum(values[i : i + size]) / size for i in range(len(values) - size + 1)]
+        return _means([value(stats) for stats in self.steps], self.config.window)
+
+
+def _means(values: Sequence[float], size: int) -> list[float]:
+    return [sum(values[i : i + size]) / size for i in range(len(values) - size + 1)]
 
 
 def _drift(name: str, first: float, last: float, ratio: tuple[float, float]) -> str | None:

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from agentflow.errors import PolicyCollapsed
 from agentflow.rewards.contract import RewardConfig
 from agentflow.stages.grpo import GrpoConfig
-from agentflow.training.checkpoints import newest_verified, seal
+from agentflow.training.checkpoints import Owner, newest_verified, seal
 from agentflow.training.guard import Alarm, CollapseGuard, step_stats
 
 _log = logging.getLogger(__name__)
@@ -36,16 +36,17 @@ class GuardCallback(TrainerCallback):
         config: GrpoConfig,
         rows: Callable[[], list[dict[str, Any]]],
         out: Path,
-        workers: int,
+        owner: Owner,
     ) -> None:
         """The reward of `config` says which of its parts stand for accuracy and format."""
-        self._config, self._rows, self._workers = config.guard, rows, workers
+        self._config, self._rows, self._owner = config.guard, rows, owner
         # Where calls are not run there is no cap to reach.
         self._max_calls = 0 if config.generation.single_turn else config.generation.max_calls
         self._reward: RewardConfig = config.reward
         accuracy = next(part for part in self._reward.parts() if part.name == self._reward.accuracy_part)
         self._guard = CollapseGuard(self._config, accuracy.high - accuracy.low)
         self._good = out / "trainer" / "good"
+        self._unjudged = 0
 
     @property
     def alarms(self) -> list[Alarm]:
@@ -72,8 +73,11 @@ class GuardCallback(TrainerCallback):
     def _observe(self, step: int, entropy: float | None) -> list[Alarm]:
         rows = gather_object([row for row in self._rows() if row["step"] == step])
         parts = self._reward.accuracy_part, self._reward.format_part
-        stats = step_stats(step, rows, self._max_calls, entropy, *parts)
-        new = [] if stats is None else self._guard.observe(stats)
+        stats = step_stats(step, rows, self._max_calls, entropy, *parts, self._config.max_failed_share)
+        if stats is None:
+            self._unjudged += 1
+            return []
+        new = self._guard.observe(stats)
         for alarm in new:
             _log.warning("step %d: %s: %s", alarm.step, alarm.name, alarm.detail)
         return new
@@ -87,7 +91,7 @@ class GuardCallback(TrainerCallback):
             shutil.rmtree(self._good / name)
         (self._good / name).mkdir(parents=True)
         shutil.copy2(Path(args.output_dir) / name / WEIGHTS, self._good / name / WEIGHTS)
-        seal(self._good / name, state.global_step, self._workers)
+        seal(self._good / name, state.global_step, self._owner)
 
     def conclude(self, model: Any) -> dict[str, Any]:
         """Facts for the manifest after training. Raises PolicyCollapsed if an alarm was to stop it.
@@ -96,6 +100,8 @@ class GuardCallback(TrainerCallback):
         old there is nothing good to publish, so that is PolicyCollapsed too.
         """
         facts: dict[str, Any] = {"alarms": [asdict(alarm) for alarm in self.alarms]} if self.alarms else {}
+        if self._unjudged:
+            facts["guard_unjudged_steps"] = self._unjudged
         if self._reward.format_part is None:
             facts["guard_silent"] = ["reward_hacking"]
         if not self.alarms or self._config.action in ("warn", "off"):
@@ -105,8 +111,8 @@ class GuardCallback(TrainerCallback):
         advice = "lower the learning rate, set beta above 0, or look at the rollouts' reward parts"
         if self._config.action == "stop":
             raise PolicyCollapsed(f"{why}; {advice}, or set guard.action to 'rollback' or 'warn'")
-        latest = first.step + 1 - self._config.window
-        found = newest_verified(self._good, self._workers, latest=latest)
+        latest = self._guard.window_of(first)
+        found = newest_verified(self._good, self._owner, latest=latest)
         if found is None:
             raise PolicyCollapsed(
                 f"{why}; no checkpoint up to step {latest} to roll back to (checkpoint_steps decides): {advice}"

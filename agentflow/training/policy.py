@@ -17,7 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, load_from_disk
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from agentflow.models.generate import RolloutEngine, ToolRunner
 from agentflow.models.loading import load_model, load_tokenizer
@@ -37,13 +37,16 @@ from agentflow.training.callbacks import (
     event_folder,
     resume_point,
 )
-from agentflow.training.checkpoints import attempt_lock
+from agentflow.training.checkpoints import Owner, attempt_lock
 from agentflow.training.checks import check_policy, check_surroundings
 from agentflow.training.folding import folded_if_sound
 from agentflow.training.grading import Graded, RolloutGrader, failure_counts, failures, reward_facts, stop_if_failing
 from agentflow.training.guarding import GuardCallback
 from agentflow.training.jobs import PolicyJob, TrainingSummary
+from agentflow.training.outage import stop_if_tools_are_down, tool_failures
+from agentflow.training.ownership import job_digest
 from agentflow.training.placing import base_arguments, most_of_all, sharding_arguments, vllm_arguments
+from agentflow.training.policy_trainer import WEIGHT, PolicyTrainer
 from agentflow.training.reference import ReferenceCallback
 from agentflow.training.rollouts import RolloutRecorder, save_rollouts
 from agentflow.training.sampling import (
@@ -56,7 +59,6 @@ from agentflow.training.sampling import (
 )
 from agentflow.training.supervised import common_arguments, publish
 from agentflow.training.timing import TimesCallback
-from agentflow.training.weighted import WEIGHT, WeightedTrainer
 
 
 def engines(config: GrpoConfig, tokenizer: Any, tools: ToolRunner) -> Callable[[Any], RolloutEngine | TurnEngine]:
@@ -91,19 +93,29 @@ def make_rollout_func(
 
         # vLLM has a copy of its own, which TRL keeps up to date.
         with folded_if_sound(engine.model) if isinstance(engine, RolloutEngine) else nullcontext():
-            drawn = sampler.draw(prompts, step, rank, generate)
+            ends = {*trainer.eos_token_ids, trainer.processing_class.pad_token_id}
+            drawn = sampler.draw(prompts, step, rank, generate, ends)
         texts, fates = [one.prompt for one in drawn.all], [one.fate for one in drawn.all]
         recorder.record(step, rank, texts, [one.scored for one in drawn.all], fates)
-        counts = gather_object([failures(recorder.rows)])  # all workers stop alike
-        allowed = recorder.config.grader
-        stop_if_failing(sum(failed for failed, _ in counts), sum(asked for _, asked in counts), allowed)
+        stop_if_many_failed(recorder, step)
         return trainer_columns(drawn.used)
 
     return rollout_func
 
 
+def stop_if_many_failed(recorder: RolloutRecorder, step: int) -> None:
+    """After the rollouts of `step`, in all workers alike: raise GraderFailed or ToolsUnavailable."""
+    config = recorder.config
+    newest = range(step + 1 - min(config.tool_failures.steps, config.steps), step + 1)
+    counts = gather_object([(failures(recorder.rows), tool_failures(recorder.rows, newest))])
+    graded = [of_worker for of_worker, _ in counts]
+    stop_if_failing(sum(failed for failed, _ in graded), sum(asked for _, asked in graded), config.grader)
+    if newest[0] >= 0:
+        stop_if_tools_are_down([of_worker for _, of_worker in counts], config.tool_failures)
+
+
 def trainer_columns(used: Sequence[Drawn]) -> dict[str, list[Any]]:
-    """What TRL reads, one entry a place. A rollout that is not trained on has an all-zero mask and no reward."""
+    """What TRL reads, one entry a place. A rollout without loss has an all-zero mask; out of all means, no reward."""
     rollouts = [one.scored.rollout for one in used]
     return {
         "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
@@ -113,7 +125,7 @@ def trainer_columns(used: Sequence[Drawn]) -> dict[str, list[Any]]:
             one.scored.rollout.model_written if one.trained else [0] * len(one.scored.rollout.model_written)
             for one in used
         ],
-        "reward_parts": [one.scored.parts if one.trained else None for one in used],
+        "reward_parts": [one.scored.parts if one.counted else None for one in used],
         WEIGHT: [one.weight for one in used],
     }
 
@@ -133,9 +145,9 @@ def make_sampler(
         if graded.parts is None:
             return Scored(graded.rollout, None, None, None)
         final = config.reward.accuracy_part
-        if gold_of(question).calls:
-            best = next(part.high for part in config.reward.parts() if part.name == final)
-            verdict: Verdict = "right" if graded.parts[final] >= best else "wrong"
+        gold = gold_of(question)
+        if gold.calls:
+            verdict: Verdict = "right" if graded.parts[final] >= config.reward.best(gold) else "wrong"
         else:
             verdict = verdict_of(graded.answer, question["answer"], question["aliases"], question["answer_type"])
         parts = conditional(graded.parts, verdict, config.intermediate_rewards, final)
@@ -147,7 +159,7 @@ def make_sampler(
     def opening(prompt: str) -> str:
         return opening_of(recorder.by_prompt[prompt]["rationale"], config.solution_prefix)
 
-    return GroupSampler(config, score, spare_prompts, opening, job.workers)
+    return GroupSampler(config, score, spare_prompts, opening, job.workers, gather_object)
 
 
 def reward_function(name: str) -> Any:
@@ -188,12 +200,13 @@ def _train(
     questions = load_from_disk(str(job.questions)).to_list()
     by_id = {row["id"]: row for row in questions}
     chosen = [by_id[row_id] for row_id in job.question_ids]
-    by_prompt = {prompt_turn(row["question"], config.prompt): row for row in [*eligible(questions, config), *chosen]}
-    recorder = RolloutRecorder(config, by_prompt)
+    may_train_on = [*eligible(questions, config), *chosen]
+    owner = Owner(job.workers, job_digest({"config": config}, job.base, job.adapter, may_train_on))
+    recorder = RolloutRecorder(config, {prompt_turn(row["question"], config.prompt): row for row in may_train_on})
     model = load_model(job.base, adapter=job.adapter, trainable=True, **base_arguments(config.optimiser))
 
-    guard = GuardCallback(config, lambda: recorder.rows, job.out, job.workers)
-    trainer = (GRPOTrainer if config.prompt_weighting == "none" else WeightedTrainer)(
+    guard = GuardCallback(config, lambda: recorder.rows, job.out, owner)
+    trainer = PolicyTrainer(
         model=model,
         args=policy_arguments(job),
         train_dataset=Dataset.from_list([{"prompt": prompt_turn(row["question"], config.prompt)} for row in chosen]),
@@ -209,14 +222,14 @@ def _train(
             ProgressCallback(Progress(job.progress, "steps")),
             TimesCallback(),
             ReferenceCallback(config.reference),
-            CheckpointCallback(job.workers, recorder.save_part),
+            CheckpointCallback(owner, recorder.save_part),
             *([] if config.guard.action == "off" else [guard]),
             *callbacks,
         ],
     )
     assert_world_size(trainer, job.workers)
     before = adapter_digest(model)
-    resume = resume_point(trainer, job.workers)
+    resume = resume_point(trainer, owner)
     if resume is not None:
         recorder.load_part(Path(resume), trainer.args.process_index)
     trainer.train(resume_from_checkpoint=resume)

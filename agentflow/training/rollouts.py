@@ -14,10 +14,13 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
+from agentflow.records import Rollout
 from agentflow.rendering import prompt_head
 from agentflow.rewards.contract import gold_of
 from agentflow.schemas import ROLLOUTS
 from agentflow.stages.grpo import GrpoConfig
+from agentflow.syntax import Syntax
+from agentflow.toolset import syntax_for
 from agentflow.training.grading import Graded
 from agentflow.training.jobs import PolicyJob
 from agentflow.training.sampling import Fate, Scored, plain_fates
@@ -31,6 +34,9 @@ class RolloutRecorder:
     by_prompt: dict[str, dict[str, Any]]
     # Prompt text to the question's row.
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._syntax = syntax_for(self.config.prompt.syntax)
 
     @property
     def head(self) -> str:
@@ -65,6 +71,7 @@ class RolloutRecorder:
                     "question_id": question["id"],
                     "prompt": self.head + prompt,
                     "completion": rollout.text,
+                    "spans": written_spans(rollout, fates[i].given, self._syntax),
                     "gold": _gold_text(question),
                     "answer": one.answer,
                     "n_calls": len(rollout.calls if turn else rollout.results),
@@ -86,6 +93,33 @@ class RolloutRecorder:
     def load_part(self, folder: Path, rank: int) -> None:
         """Take up the rollouts of a checkpoint."""
         self.rows = [json.loads(line) for line in (folder / f"rollouts-{rank}.jsonl").read_text().splitlines()]
+
+
+def written_spans(rollout: Rollout, given: int, syntax: Syntax) -> list[dict[str, Any]]:
+    """A rollout's text in schemas.WRITTEN: its first `given` characters, the policy's text and calls, tools' results.
+
+    A result is what was injected, never what looks like one: that may be the policy's own.
+    """
+    spans = [_span("given", 0, given)]
+    for (begin, end), call, result in zip(rollout.injected, rollout.calls, rollout.results, strict=False):
+        spans += _policys(rollout.text, spans[-1]["end"], begin, syntax)
+        spans.append(_span("result", begin, end, call.tool, result.ledger_key))
+    spans += _policys(rollout.text, spans[-1]["end"], len(rollout.text), syntax)
+    return [span for span in spans if span["begin"] < span["end"]]
+
+
+def _policys(text: str, begin: int, end: int, syntax: Syntax) -> list[dict[str, Any]]:
+    """Text and calls that the policy wrote from `begin` to `end`."""
+    spans, place = [], begin
+    for found in syntax.find_calls(text[begin:end]):
+        spans.append(_span("text", place, begin + found.start))
+        place = begin + found.call_end
+        spans.append(_span("call", begin + found.start, place, found.call.tool))
+    return [*spans, _span("text", place, end)]
+
+
+def _span(role: str, begin: int, end: int, tool: str | None = None, ledger_key: str | None = None) -> dict[str, Any]:
+    return {"role": role, "begin": begin, "end": end, "tool": tool, "ledger_key": ledger_key}
 
 
 def _gold_text(question: dict[str, Any]) -> str:

@@ -6,7 +6,8 @@ with its place and fate, and for each of TRL's places the rollout that fills it.
 A group left with fewer than `min_group` rollouts (tools failed) is skipped. Options: hot oversampling picks the samples
 whose rewards differ most; a question that no rollout solved is drawn again with the beginning of its solution; dynamic
 sampling draws other questions in place of groups whose rewards are all equal; prompt weighting scales a group's
-advantages. Everything depends on seed, step and worker alone, so a resumed training draws the same.
+advantages; a completion that was cut off may carry no loss. Everything depends on seed, step and worker alone, so a
+resumed training draws the same.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agentflow.records import Rollout
 from agentflow.rewards.conditional import Verdict
-from agentflow.rewards.groups import group_advantages
+from agentflow.rewards.groups import EPSILON, Scale, group_advantages, spread
 from agentflow.stages.grpo import GrpoConfig
 from agentflow.syntax import holds_markup
 
-LeftOut = Literal["few_left", "unsolved", "equal_rewards", "not_picked"]
+LeftOut = Literal["few_left", "unsolved", "equal_rewards", "not_picked", "truncated"]
 Generate = Callable[[list[str], list[int]], list[Rollout]]
 # Prompts and one seed each to rollouts, in order.
 
@@ -53,7 +54,7 @@ class Fate:
     left_out: LeftOut | None = None
     # Why it carries no loss; None where it does, or where its own tool failed.
     advantage: float | None = None
-    # None where it carries no loss.
+    # As the trainer has it, its question's weight included; None where it carries no loss.
     given: int = 0
     # Characters of its text that stood in the prompt: the beginning of the solution.
 
@@ -72,6 +73,11 @@ class Drawn:
     def trained(self) -> bool:
         """Whether it carries loss."""
         return self.fate.left_out is None and self.scored.reward is not None
+
+    @property
+    def counted(self) -> bool:
+        """Whether its reward is one of its group's, and so in its mean; a truncated one's is (as in TRL)."""
+        return self.fate.left_out in (None, "truncated") and self.scored.reward is not None
 
 
 @dataclass(frozen=True)
@@ -105,9 +111,16 @@ class GroupSampler:
     opening: Callable[[str], str] = lambda prompt: ""
     # Prompt to the beginning of its solution, as the model would have to write it; "" if none is known.
     workers: int = 1
+    gather: Callable[[list[float]], list[float]] = list
+    # A list of this worker to those of all workers, one behind the other.
 
-    def draw(self, prompts: Sequence[str], step: int, rank: int, generate: Generate) -> Step:
-        """Groups for `prompts`, which stand there once per sample of a group, whole groups only."""
+    def draw(
+        self, prompts: Sequence[str], step: int, rank: int, generate: Generate, ends: Collection[int] = ()
+    ) -> Step:
+        """Groups for `prompts`, which stand there once per sample of a group, whole groups only.
+
+        `ends`: tokens with which a completion is whole, for `mask_truncated`.
+        """
         config = self.config
         places = [prompts[i] for i in range(0, len(prompts), config.group_size)]
         groups: list[list[Drawn]] = []
@@ -134,8 +147,27 @@ class GroupSampler:
             poor = [place for place in sorted(at) if all(one.fate.left_out for one in groups[at[place]])]
             # Where the questions run out, poor groups stay.
             fill([_Wanted(place, prompt) for place, prompt in zip(poor, unused, strict=False)], attempt)
-        used = [drawn for place in sorted(at) for drawn in _picked(groups[at[place]], config.group_size)]
-        return Step([drawn for group in groups for drawn in group], used)
+        scale = self._batch_scale([groups[i] for i in at.values()])
+        settled = [[self._settled(drawn, scale, ends) for drawn in group] for group in groups]
+        used = [drawn for place in sorted(at) for drawn in _picked(settled[at[place]], config.group_size)]
+        return Step([drawn for group in settled for drawn in group], used)
+
+    def _batch_scale(self, filling: Sequence[Sequence[Drawn]]) -> float:
+        """What all advantages of the step are still to be divided by; `filling`: the groups that fill places."""
+        if self.config.scale_rewards != "batch":
+            return 1.0
+        mine = [
+            one.scored.reward for group in filling for one in group if one.counted and one.scored.reward is not None
+        ]
+        return spread(self.gather(mine)) + EPSILON
+
+    def _settled(self, drawn: Drawn, scale: float, ends: Collection[int]) -> Drawn:
+        """`drawn` with the advantage it is trained with."""
+        if drawn.fate.advantage is None:
+            return drawn
+        if self.config.mask_truncated and drawn.scored.rollout.completion_ids[-1] not in ends:
+            return replace(drawn, fate=replace(drawn.fate, left_out="truncated", advantage=None))
+        return replace(drawn, fate=replace(drawn.fate, advantage=drawn.fate.advantage / scale))
 
     def _spare(self, step: int, rank: int) -> Sequence[str]:
         return self.spare(step, rank) if self.config.dynamic_sampling else ()
@@ -162,7 +194,7 @@ class GroupSampler:
         seeds = [row_seed(self.config.optimiser.seed, step, rank, number, attempt) for number in numbers]
         each = [want for want in wanted for _ in range(width)]
         rollouts = generate([want.prompt + want.opening for want in each], seeds)
-        whole = [replace(one, text=want.opening + one.text) for want, one in zip(each, rollouts, strict=True)]
+        whole = [_opened(one, want.opening) for want, one in zip(each, rollouts, strict=True)]
         scored = self.score([want.prompt for want in each], whole)
         groups = []
         for i, want in enumerate(wanted):
@@ -183,7 +215,8 @@ class GroupSampler:
         elif config.dynamic_sampling and len(set(known)) == 1:
             why = "equal_rewards"
         weight = prompt_weight([sample.verdict for sample in scored]) if config.prompt_weighting != "none" else 1.0
-        advantages = dict(zip(picks, group_advantages(kept, len(kept)), strict=True))
+        scale: Scale = "group" if config.scale_rewards == "group" else "none"
+        advantages = dict(zip(picks, group_advantages(kept, len(kept), scale), strict=True))
         drawn = []
         for i, sample in enumerate(scored):
             fate = replace(common, sample=i)
@@ -195,6 +228,12 @@ class GroupSampler:
                 fate = replace(fate, advantage=weight * advantage)
             drawn.append(Drawn(prompt, sample, fate, weight))
         return drawn
+
+
+def _opened(rollout: Rollout, opening: str) -> Rollout:
+    """`rollout` with what it was given to begin with."""
+    moved = tuple((first + len(opening), end + len(opening)) for first, end in rollout.injected)
+    return replace(rollout, text=opening + rollout.text, injected=moved)
 
 
 def plain_fates(rewards: Sequence[float | None], size: int, rank: int) -> list[Fate]:

@@ -38,7 +38,7 @@ from agentflow.training.callbacks import (
     event_folder,
     resume_point,
 )
-from agentflow.training.checkpoints import attempt_lock
+from agentflow.training.checkpoints import Owner, attempt_lock
 from agentflow.training.checks import check_compiling, check_sharded, check_sharding, check_surroundings, uses_gpu
 from agentflow.training.config import EvaluationSettings, OptimiserSettings, SupervisedSettings
 from agentflow.training.encoding import (
@@ -50,6 +50,7 @@ from agentflow.training.encoding import (
     training_order,
 )
 from agentflow.training.jobs import MERGED, SUMMARY, SupervisedJob, TrainingSummary
+from agentflow.training.ownership import job_digest
 from agentflow.training.placing import (
     base_arguments,
     compile_layers,
@@ -147,6 +148,7 @@ def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> Training
             f"none of {len(rows)} rows can be trained on: {rejects[:3]}; raise max_length or look at the rows"
         )
     data = prepare(encoded, settings, job.workers)
+    owner = Owner(job.workers, job_digest({"settings": settings, "prompt": job.prompt}, job.base, job.adapter, encoded))
     model = trainable_model(job.base, job.adapter, settings)
     one_dtype(model, settings.optimiser)
     if settings.packing:
@@ -162,7 +164,7 @@ def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> Training
         callbacks=[
             ProgressCallback(Progress(job.progress, "steps")),
             TimesCallback(),
-            CheckpointCallback(job.workers),
+            CheckpointCallback(owner),
             *early_stop(settings.evaluation),
             *callbacks,
         ],
@@ -170,7 +172,7 @@ def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> Training
     assert_world_size(trainer, job.workers)
     check_sharded(trainer, settings.optimiser)
     with without_casts(model, settings.optimiser):
-        trainer.train(resume_from_checkpoint=resume_point(trainer, job.workers))
+        trainer.train(resume_from_checkpoint=resume_point(trainer, owner))
     summary = TrainingSummary(
         rows_in=len(rows),
         rows_used=len(encoded),

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from deployed import wait_for
 from ray._private.authentication_test_utils import reset_auth_token_state
@@ -139,6 +140,23 @@ def test_a_cancelled_wait_stops_its_job(client: Any, tmp_path: Path) -> None:
     assert make_by_job(client, work.job, log) == "agentflow-smoke-ccc333-2"
 
 
+def test_a_wait_that_ends_for_another_reason_leaves_its_job_running(client: Any, tmp_path: Path) -> None:
+    work = Work(tmp_path, "eee555")
+
+    class Ending(logging.LoggerAdapter[logging.Logger]):
+        """Ends the wait when the job is said to be running."""
+
+        def info(self, message: Any, *args: Any, **_: Any) -> None:
+            if args[1:] == ("RUNNING",):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_by_job(client, work.job, Ending(log, {}), unwanted=lambda: False)
+    assert client.get_job_status("agentflow-smoke-eee555-1").value == "RUNNING"
+    work.end(0)
+    assert make_by_job(client, work.job, log) == "agentflow-smoke-eee555-1" and work.starts == 1
+
+
 def test_a_wait_that_is_cancelled_as_soon_as_it_has_submitted_stops_its_job(client: Any, tmp_path: Path) -> None:
     work = Work(tmp_path, "ddd444")
 
@@ -217,27 +235,47 @@ class ClusterFlow:
         return self._log.read_text()
 
 
+def ask(api: str, path: str, body: dict[str, Any]) -> Any:
+    """POST to Prefect."""
+    answer = httpx.post(f"{api}/{path}", json=body, timeout=60)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def runs(api: str, name: str, *states: str) -> list[dict[str, Any]]:
+    """Runs of a flow in one of `states`."""
+    body = {"flows": {"name": {"any_": [name]}}, "flow_runs": {"state": {"type": {"any_": states}}}}
+    return list(ask(api, "flow_runs/filter", body))
+
+
 @pytest.mark.timeout(1200)
-def test_a_killed_flow_leaves_its_job_to_be_found_a_cancelled_one_stops_it_and_the_next_finishes_it(
+def test_only_cancel_stops_the_job_of_a_flow_and_the_next_flow_finds_or_finishes_it(
     nodes: RayNodes, client: Any, tmp_path: Path, prefect_api: str
 ) -> None:
     def jobs() -> dict[str, str]:
         return {job.submission_id: job.status.value for job in client.list_jobs() if job.submission_id}
 
     before = jobs()
-    killed = ClusterFlow(nodes, tmp_path, prefect_api)
-    killed.wait_until_it_says(": RUNNING")
-    killed.process.kill()
-    killed.process.wait()
+    terminated = ClusterFlow(nodes, tmp_path, prefect_api)
+    terminated.wait_until_it_says(": RUNNING")
+    terminated.process.terminate()  # what a worker does that is stopped itself
+    assert terminated.process.wait(120) != 0
     (job,) = jobs().keys() - before.keys()
-    assert job.endswith("-1")
+    assert job.endswith("-1") and jobs()[job] == "RUNNING"
+    assert f"the waiting ends, {job} goes on" in terminated.said()
 
     cancelled = ClusterFlow(nodes, tmp_path, prefect_api)
     cancelled.wait_until_it_says(f"{job} is RUNNING already; waiting for it")
+    wait_for(lambda: bool(runs(prefect_api, "pipeline", "RUNNING")), 300)
+    (run,) = runs(prefect_api, "train-on-cluster", "RUNNING")
+    ask(prefect_api, f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
     cancelled.process.terminate()  # what a worker does with a run that is cancelled
     assert cancelled.process.wait(120) != 0
     assert jobs()[job] == "STOPPED"
     assert not list((tmp_path / "artifacts").glob("loss_filter/[!.]*"))
+    # The run inside had the time to say how it ended.
+    assert runs(prefect_api, "pipeline", "RUNNING") == []
+    assert '"failed"' in (tmp_path / "smoke" / "report.json").read_text()
 
     last = ClusterFlow(nodes, tmp_path, prefect_api)
     assert last.process.wait(600) == 0, last.said()

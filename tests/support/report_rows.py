@@ -77,10 +77,23 @@ def evaluation_row(index, model, style, correct, kind="arithmetic", split="test"
     }  # fmt: skip
 
 
+def written(*pieces):
+    """(role, text) in turn as a completion and its spans."""
+    spans, place = [], 0
+    for role, text in pieces:
+        tool = "Calculator" if role in ("call", "result") else None
+        spans.append({"role": role, "begin": place, "end": place + len(text), "tool": tool, "ledger_key": None})
+        place += len(text)
+    return {"completion": "".join(text for _, text in pieces), "spans": spans}
+
+
 def rollout_row(step, group, sample, reward, status="ok"):
     return {
         "id": f"{step}-{group}-{sample}", "step": step, "question_id": f"q{group}", "prompt": "…", "gold": "24",
-        "completion": "<think>48/2 = [Calculator(48/2) -> 24] so 24 clips.</think><answer>24</answer>",
+        **written(
+            ("text", "<think>48/2 ="), ("call", " [Calculator(48/2) ->"), ("result", " 24]"),
+            ("text", " so 24 clips.</think><answer>24</answer>"),
+        ),
         "answer": "24", "n_calls": 1, "rewards": json.dumps({"accuracy": reward - 1.5, "format": 1.0, "length": 0.5}),
         "reward": reward if status == "ok" else None, "advantage": 0.3 if status == "ok" else None, "status": status,
         "failure": None if status == "ok" else "timeout",

@@ -21,9 +21,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from up_fixtures import SOME_FAIL, asked, parameters
 
 from agentflow.services.server import LocalService
-from flows.registering import BATCH_LIMIT, DEPLOYMENTS, register
+from flows.registering import BATCH_LIMIT, DEPLOYMENTS, POOL, register
+from flows.watching import ASK_S
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+SLOT_BACK_S = 120.0
 SCHEDULED = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2026-01-30T23:30:00Z"}}
 # Already the 31st in Berlin, where the schedule is.
 READ_AND_STORED_S = 0.5
@@ -46,6 +48,10 @@ def test_a_retried_night_asks_exactly_the_failed_searches_and_keeps_its_edition(
     assert "tool_insertion:" in run["state"]["message"] and "only the missing calls" in run["state"]["message"]
     failing = asked(search, failed=True)
     assert failing and search.stats()["paid"] > 0
+    said = machine.logs(run_id)
+    estimate = next(at for at, line in enumerate(said) if line.startswith("estimate total: expected"))
+    assert estimate < next(at for at, line in enumerate(said) if line.startswith("traces: ")), "before anything is paid"
+    assert not any(line.startswith("estimate grpo") for line in said), "a night trains nothing"
 
     tables = {name: machine.table(run_id, f"tool-insertion-failed-{name}") for name in ("batches", "calls")}
     red = {one["name"] for one in machine.task_runs(run_id) if one["state_type"] == "FAILED"}
@@ -102,7 +108,7 @@ def test_a_killed_flow_is_shown_as_crashed_and_its_retry_pays_again_only_what_wa
     assert not states.keys() & {"RUNNING", "PENDING", "SCHEDULED"}, "nothing is left behind as Running"
 
 
-def test_a_server_that_is_killed_comes_back_and_no_search_of_the_run_under_way_is_paid_twice(
+def test_a_server_that_is_killed_comes_back_and_no_search_is_paid_twice_and_every_slot_is_free_again(
     machine: Up, stand_ins: tuple[LocalService, LocalService]
 ) -> None:
     _, search = stand_ins
@@ -123,6 +129,48 @@ def test_a_server_that_is_killed_comes_back_and_no_search_of_the_run_under_way_i
     assert run["state_type"] == "COMPLETED", run["state"]
     paid = [entry["sha256"] for entry in search.history() if entry["paid"]]
     assert len(paid) == len(set(paid))
+    # A lease that nobody could give back while the server was away ends after a minute.
+    wait_for(lambda: machine.ask(f"v2/concurrency_limits/{BATCH_LIMIT}")["active_slots"] == 0, SLOT_BACK_S)
+
+
+def test_a_server_that_does_not_answer_for_a_while_ends_no_run(
+    machine: Up, stand_ins: tuple[LocalService, LocalService]
+) -> None:
+    _, search = stand_ins
+    search.reset()
+    search.set_faults([{"kind": "delay", "delay_s": 2.0, "after": 2}])
+    run_id = machine.start_run("nightly-data", parameters(search_edition="server-silent"))
+    wait_for(lambda: search.stats()["requests"] >= 3)
+    process = machine.process_of(run_id)
+    assert process is not None
+    (server,) = (one for one in machine.descendants() if one.cmdline()[1:5] == ["-m", "prefect", "server", "start"])
+    server.suspend()
+    try:
+        wait_for(lambda: "the Prefect server has not answered for " in machine.said(), 2 * ASK_S + 60)
+        assert process.is_running() and ".prefect/server.log" in machine.said()
+    finally:
+        server.resume()
+    search.clear_faults()
+    run = machine.wait_for_end(run_id)
+    assert run["state_type"] == "COMPLETED" and run["run_count"] == 1, run["state"]
+    wait_for(lambda: "the Prefect server answers again, after " in machine.said(), 2 * ASK_S)
+
+
+def test_a_run_outlives_its_worker(machine: Up, stand_ins: tuple[LocalService, LocalService]) -> None:
+    _, search = stand_ins
+    search.reset()
+    search.set_faults([{"kind": "delay", "delay_s": 2.0, "after": 2}])
+    run_id = machine.start_run("nightly-data", parameters(search_edition="worker-killed"))
+    wait_for(lambda: search.stats()["requests"] >= 3)
+    (worker,) = (one for one in machine.descendants() if one.cmdline()[1:5] == ["-m", "prefect", "worker", "start"])
+    worker.kill()
+    wait_for(lambda: "the worker ended; started again" in machine.said())
+    search.clear_faults()
+    run = machine.wait_for_end(run_id)
+    assert run["state_type"] == "COMPLETED" and run["run_count"] == 1, run["state"]
+    paid = [entry["sha256"] for entry in search.history() if entry["paid"]]
+    assert len(paid) == len(set(paid))
+    wait_for(lambda: machine.process_of(run_id) is None, 60)
 
 
 def test_a_missing_secret_block_fails_the_run_with_its_name(machine: Up) -> None:
@@ -178,12 +226,44 @@ def test_registering_again_leaves_a_schedule_on_that_somebody_switched_on(
         assert len(client.read_automations_by_name("agentflow: zombie runs")) == 1
 
 
-def test_a_second_up_says_where_the_first_one_is_and_sigterm_leaves_nothing_behind(machine: Up) -> None:
+def test_a_machine_that_knows_a_cluster_registers_its_deployment_too(
+    machine: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", machine.api)
+    monkeypatch.setenv("AGENTFLOW_JOBS", "http://127.0.0.1:8265")
+    with temporary_settings({PREFECT_API_URL: machine.api}), get_client(sync_client=True) as client:
+        assert "train-on-cluster" in register(DEPLOYMENTS, 8, tmp_path)
+        deployment = client.read_deployment_by_name("train-on-cluster/train-on-cluster")
+        assert deployment.work_pool_name == POOL, "the pool that the worker of `agentflow up` serves"
+
+
+def test_a_second_up_says_where_the_first_one_is(machine: Up) -> None:
     second = subprocess.run(machine.command, capture_output=True, text=True, timeout=120)
     assert second.returncode == 0 and f"already up: Prefect UI: {machine.url}" in second.stdout
+
+
+def test_sigterm_under_a_run_leaves_nothing_behind_and_a_retry_finishes_the_run(
+    machine: Up, stand_ins: tuple[LocalService, LocalService]
+) -> None:
+    _, search = stand_ins
+    search.reset()
+    search.set_faults([{"kind": "delay", "delay_s": 5.0, "after": 2}])
+    run_id = machine.start_run("nightly-data", parameters(search_edition="stopped"))
+    wait_for(lambda: search.stats()["requests"] >= 4)
     code, alive = machine.stop()
     assert code == 0, machine.said()
     assert alive == [], [" ".join(process.cmdline()) for process in alive]
+    paid = {entry["sha256"] for entry in search.history() if entry["paid"]}
+    search.clear_faults()
+    with running_up(machine.root, stand_ins) as again:
+        run = again.flow_run(run_id)
+        assert run["state_type"] == "CRASHED", run["state"]
+        assert again.ask(f"v2/concurrency_limits/{BATCH_LIMIT}")["active_slots"] == 0
+        retry(again, run_id)
+        run = again.wait_for_end(run_id, attempt=2)
+        assert run["state_type"] == "COMPLETED", run["state"]
+    bodies = [entry["sha256"] for entry in search.history() if entry["paid"]]
+    assert paid and len(bodies) - len(set(bodies)) <= 8, "at most what was in flight is paid again"
 
 
 def test_it_can_be_started_again_at_once_also_after_it_was_killed(

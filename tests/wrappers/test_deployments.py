@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +20,7 @@ from typing import Any
 
 import httpx
 import prefect
+import psutil
 import pytest
 import yaml
 from deployed import wait_for
@@ -33,20 +39,30 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Running, Scheduled
+from prefect.states import Crashed, Running, Scheduled
 from pydantic import ValidationError
 
 import tasks
 from agentflow.errors import ConfigError, InputError, MissingKeyError, UserError
 from flows.deployed import close_ghosts, evaluate, full, nightly_data, options_here, train
 from flows.doctor import prefect_api as prefect_api_finding
-from flows.local import check_prefect, check_ray
+from flows.local import FILE_LEASES, PrefectServer, check_prefect, check_ray, prefect_server
 from flows.nights import NIGHT_LABEL, night_of
 from flows.parameters import NightlyParameters, RunParameters
 from flows.pipeline import pipeline
 from flows.plan import plan
-from flows.ray_jobs import train_on_cluster
-from flows.registering import DEPLOYMENTS, ZOMBIE_AFTER, automate, automations, check_deployments
+from flows.ray_jobs import job_of, train_on_cluster
+from flows.recipes import load_recipe
+from flows.registering import (
+    BATCH_LIMIT,
+    DEPLOYMENTS,
+    ZOMBIE_AFTER,
+    automate,
+    automations,
+    check_deployments,
+    limit_batches,
+)
+from flows.run import RunOptions, context_of
 from flows.up import Worker, check_database
 from tasks.context import RunContext
 from tasks.keys import load_secrets
@@ -231,6 +247,52 @@ def test_a_batch_limit_that_is_not_there_is_an_error_and_one_that_is_there_is_he
         assert client.read_global_concurrency_limit_by_name("there").active_slots == 0
 
 
+def test_slots_whose_leases_a_server_has_lost_are_given_back_where_no_run_is_at_work(prefect_api: str) -> None:
+    def taken() -> int:
+        return client.read_global_concurrency_limit_by_name(BATCH_LIMIT).active_slots
+
+    def lose(slots: int) -> None:
+        body = {"names": [BATCH_LIMIT], "slots": slots, "mode": "concurrency"}  # a slot without a lease
+        httpx.post(f"{prefect_api}/v2/concurrency_limits/increment", json=body, timeout=30).raise_for_status()
+
+    with get_client(sync_client=True) as client:
+        limit_batches(client, 2, alone=True)
+        old = client.increment_concurrency_slots_with_lease([BATCH_LIMIT], 1, "concurrency", 60.0).json()["lease_id"]
+        lose(1)
+        run = client.create_flow_run(a_night, tags=["agentflow"], state=Running())
+        limit_batches(client, 3)
+        assert taken() == 2, "a run is at work, and may hold them"
+        limit_batches(client, 3, alone=True)
+        assert taken() == 0
+        lose(1)
+        client.release_concurrency_slots_with_lease(old)
+        assert taken() == 1, "what ended late gave back no slot of another"
+        client.set_flow_run_state(run.id, Crashed(), force=True)
+        limit_batches(client, 4)
+        assert taken() == 0 and client.read_global_concurrency_limit_by_name(BATCH_LIMIT).limit == 4
+
+
+def test_a_lease_outlives_the_server_that_gave_it(tmp_path: Path) -> None:
+    server = PrefectServer(tmp_path, None, None)
+    server.start()
+    try:
+        server.wait_until_up()
+        with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}), get_client(sync_client=True) as client:
+            client.upsert_global_concurrency_limit_by_name("kept", 1)
+            lease = client.increment_concurrency_slots_with_lease(["kept"], 1, "concurrency", 60.0).json()["lease_id"]
+            (process,) = (one for one in psutil.Process().children() if server.url[-5:] in " ".join(one.cmdline()))
+            os.killpg(process.pid, signal.SIGKILL)
+            wait_for(server.ended)
+            server.start()
+            server.wait_until_up()
+            client.renew_concurrency_lease(lease, 60.0)
+            assert client.read_global_concurrency_limit_by_name("kept").active_slots == 1
+            client.release_concurrency_slots_with_lease(lease)
+            assert client.read_global_concurrency_limit_by_name("kept").active_slots == 0
+    finally:
+        server.stop()
+
+
 def test_an_unreachable_prefect_or_ray_is_said_with_its_address() -> None:
     with pytest.raises(UserError, match="PREFECT_API_URL=http://127.0.0.1:9/api"):
         check_prefect("http://127.0.0.1:9/api")
@@ -239,14 +301,15 @@ def test_an_unreachable_prefect_or_ray_is_said_with_its_address() -> None:
 
 
 @contextmanager
-def answering(status: int, body: str) -> Iterator[str]:
-    """Address of an API that says the same to every request."""
+def answering(status: int, body: str | dict[str, str]) -> Iterator[str]:
+    """Address of an API that says the same to every request, or what stands beside the end of its path."""
 
     class Same(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(body.encode())
+            said = body if isinstance(body, str) else body[self.path.removeprefix("/api")]
+            self.wfile.write(said.encode())
 
         def log_message(self, *_: Any) -> None:
             """Quiet."""
@@ -258,6 +321,23 @@ def answering(status: int, body: str) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    "given", [{"port": 4300}, {"database_url": "postgresql+asyncpg://me:canary-7d1f@host/prefect"}]
+)
+def test_a_port_or_database_for_a_server_that_others_run_is_refused(
+    prefect_api: str, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    arguments = {"port": None, **given}
+    with (
+        pytest.raises(UserError, match=f"PREFECT_API_URL={prefect_api} names one that runs") as caught,
+        prefect_server(tmp_path, **arguments),
+    ):
+        raise AssertionError("ignored")
+    assert "canary" not in str(caught.value)
+    with prefect_server(tmp_path, None, usual_port=4300) as ui:
+        assert f"{ui}/api" == prefect_api
 
 
 OURS = tuple(map(int, prefect.__version__.split(".")[:2]))
@@ -285,6 +365,23 @@ def test_a_newer_server_of_the_same_major_version_is_worked_with_and_doctor_says
         assert check_prefect(url) == newer
         found = prefect_api_finding()
         assert found.verdict == "note" and newer in found.found and "bring both" in found.mend
+
+
+@pytest.mark.parametrize(("kept", "verdict"), [("memory", "note"), ("filesystem", "ok")])
+def test_doctor_says_that_a_server_forgets_leases(kept: str, verdict: str) -> None:
+    storage = f"prefect.server.concurrency.lease_storage.{kept}"
+    settings = json.dumps({"server": {"concurrency": {"lease_storage": storage}}})
+    answers = {"/admin/version": f'"{prefect.__version__}"', "/admin/settings": settings}
+    with answering(200, answers) as url, temporary_settings({PREFECT_API_URL: url}):
+        found = prefect_api_finding()
+    assert found.verdict == verdict and ("LEASE_STORAGE=" in found.mend) is (verdict == "note")
+
+
+def test_doctor_reads_what_a_real_server_says_of_its_leases(prefect_api: str) -> None:
+    found = prefect_api_finding()
+    assert found.verdict == "ok", found
+    said = httpx.get(f"{prefect_api}/admin/settings", timeout=30).json()["server"]["concurrency"]["lease_storage"]
+    assert said == FILE_LEASES
 
 
 def test_a_password_in_the_address_of_a_server_is_not_shown() -> None:
@@ -343,6 +440,56 @@ def test_a_worker_with_a_wrong_number_in_its_environment_says_so(
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"{name}='{value}'"):
         options_here(RunParameters())
+
+
+def test_a_job_of_a_cluster_counts_against_the_same_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AGENTFLOW_BATCH_LIMIT", "agentflow-batches")
+    recipe = load_recipe("smoke")
+    assert job_of(recipe, ["agentflow", "run"]).environment["AGENTFLOW_BATCH_LIMIT"] == "agentflow-batches"
+    assert context_of(recipe, RunOptions(root=tmp_path), None, None).batch_limit == "agentflow-batches"
+
+
+def test_a_worker_that_knows_no_cluster_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AGENTFLOW_JOBS", raising=False)
+    with pytest.raises(ConfigError, match="AGENTFLOW_JOBS is not set for this worker: .*http://HEAD:8265"):
+        train_on_cluster.fn(RunParameters(recipe="smoke"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ({"cron": "99 2 * * *", "timezone": "UTC"}, "cron '99 2 * * *' is no schedule"),
+        ({"cron": "0 2 * * *", "timezone": "Europe/Atlantis"}, "timezone 'Europe/Atlantis' is unknown"),
+    ],
+)
+def test_up_refuses_a_wrong_schedule_before_it_starts_anything(
+    tmp_path: Path, schedule: dict[str, str], said: str
+) -> None:
+    file = tmp_path / "prefect.yaml"
+    file.write_text(yaml.safe_dump({"deployments": [{"name": "mine", "schedules": [schedule]}]}))
+    root = tmp_path / "root"
+    command = [sys.executable, "-m", "flows.cli", "up", f"--root={root}", f"--deployments={file}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and f"error: deployment 'mine': {said}" in done.stderr, done.stderr
+    assert not (root / ".prefect").exists()
+
+
+def test_auto_without_a_cluster_on_this_machine_is_said(tmp_path: Path) -> None:
+    """In a process namespace of its own: Ray looks for clusters among all processes."""
+    alone = ["unshare", "--pid", "--fork", "--mount-proc", "--map-root-user"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode != 0:
+        pytest.skip("this machine allows no process namespaces")
+    code = "from flows.local import ray_cluster\nwith ray_cluster(1, 'auto'): pass"
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", code],
+        env={**environment, "RAY_TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode != 0 and "UserError: no Ray runs on this machine (address auto)" in last, done.stderr[-2000:]
 
 
 def test_the_automations_are_there_once_and_one_that_was_switched_off_stays_off(prefect_api: str) -> None:

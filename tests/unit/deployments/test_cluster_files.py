@@ -88,8 +88,10 @@ def test_the_cluster_deployment_names_a_flow_that_exists(repository: Path) -> No
     import importlib
 
     from flows.parameters import RunParameters
+    from flows.registering import CLUSTER, POOL
 
     (entry,) = yaml.safe_load((repository / "deployments" / "prefect-cluster.yaml").read_text())["deployments"]
     module, _, name = entry["entrypoint"].rpartition(".")
     assert getattr(importlib.import_module(module), name).name == entry["name"]
     RunParameters.model_validate(entry["parameters"]["run"])
+    assert entry["work_pool"]["name"] == POOL and CLUSTER.samefile(repository / "deployments" / "prefect-cluster.yaml")

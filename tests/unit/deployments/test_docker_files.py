@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prefect.settings import PREFECT_HOME, temporary_settings
 
 OURS = ("prefect-server", "ray-head", "ray-worker", "worker")
 
@@ -85,6 +87,18 @@ def test_a_page_of_another_site_can_do_nothing_with_the_server(compose: dict[str
     assert environment["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
     origins = environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")
     assert origins == ["http://127.0.0.1:4200", "http://localhost:4200"], "where its UI is, and nowhere else"
+
+
+def test_leases_of_taken_slots_outlive_the_servers_container(compose: dict[str, Any], dockerfile: str) -> None:
+    server = compose["services"]["prefect-server"]
+    home = server["environment"]["PREFECT_HOME"]
+    module = importlib.import_module(server["environment"]["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"])
+    with temporary_settings({PREFECT_HOME: home}):
+        leases = module.ConcurrencyLeaseStorage().storage_path
+    assert leases.is_relative_to(home) and f"rm -f {leases}/expirations.lock" in server["entrypoint"][-1]
+    assert server["volumes"] == [f"prefect:{home}"] and "prefect" in compose["volumes"]
+    # A new volume takes its owner from the image.
+    assert re.search(rf"install -d -o agentflow -g agentflow \S+ {home}$", stages(dockerfile)["runtime"], re.MULTILINE)
 
 
 def test_a_database_is_ready_when_it_can_be_reached_from_outside(compose: dict[str, Any]) -> None:

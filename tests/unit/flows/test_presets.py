@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from agentflow import toolset
 from agentflow.errors import ConfigError
-from agentflow.rendering import prompt_text
+from agentflow.records import Segment, ToolCall, ToolResult
+from agentflow.rendering import completion_spans, prompt_text
+from agentflow.rewards.choice import score
+from agentflow.rewards.contract import Gold, read_attempt
+from agentflow.rewards.mtr import MtrConfig
 from agentflow.training.sizing import GIB, GPUS
 from flows import sizing
 from flows.cli import main
@@ -84,6 +89,22 @@ def test_the_mtr_preset_searches_on_four_multi_hop_sets():
         "hotpotqa", "musique", "2wikimultihopqa", "bamboogle",
     ]  # fmt: skip
     assert recipe.tools.names == ("Search",) and recipe.base_model.source.id == "Qwen/Qwen2.5-7B"
+
+
+def test_the_mtr_preset_trains_with_the_trace_reward_of_paper_c_which_its_layout_can_earn():
+    grpo = load_recipe("mtr_7b").stage("grpo")
+    assert grpo.reward == MtrConfig() and grpo.generation.max_calls == grpo.reward.max_calls
+    syntax = toolset.syntax_for(grpo.prompt.syntax)
+    call, result = ToolCall("Search", {"query": "capital of France"}), ToolResult("Paris is the capital of France.")
+    segments = [Segment("text", text="I look it up."), Segment("call", call=call, result=result)]
+    thought = Segment("text", text=" So the answer is Paris.")
+    text = "".join(span.text for span in completion_spans([*segments, thought], "Paris", syntax))
+    search = {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}
+    schemas = [{"type": "function", "function": {"name": "Search", "parameters": search}}]
+    gold = Gold("Paris")
+    rewards = score(grpo.reward, read_attempt(text, syntax, observations=[result.text]), gold, None, schemas)
+    assert rewards.parts == {"accuracy": 1.0, "consistency": 1.0, "format": 1.0} and rewards.total == pytest.approx(1.5)
+    assert load_recipe("reason_act_1_7b").grpo.reward.kind == "composite"
 
 
 @pytest.mark.parametrize("name", PRESETS)

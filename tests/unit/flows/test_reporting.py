@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from prefect._internal.concurrency.cancellation import CancelledError
 
 from agentflow.access import Access
 from agentflow.errors import StageIncomplete
@@ -32,6 +34,32 @@ def test_a_failed_run_says_where_the_report_of_what_was_made_is(where: RunContex
         work_and_report(load_recipe("smoke"), where, {}, RunWatch(), fails, said.append)
     assert said == [f"report of what was made: {where.folder / 'report.html'}"]
     assert "1 of 3 batches failed" in (where.folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("ends", [KeyboardInterrupt, CancelledError])
+def test_a_run_that_is_ended_from_outside_leaves_its_report(where: RunContext, ends: type[BaseException]) -> None:
+    def work() -> None:
+        raise ends
+
+    with pytest.raises(ends):
+        work_and_report(load_recipe("smoke"), where, {}, RunWatch(), work, print)
+    report = json.loads((where.folder / "report.json").read_text())
+    assert (report["status"], report["error"]) == ("failed", ends.__name__)
+
+
+def test_a_run_keeps_its_own_report_when_the_next_one_of_its_recipe_ends(where: RunContext) -> None:
+    next_one = where.model_copy(update={"access": where.access.model_copy(update={"run_id": "r2"})})
+    with pytest.raises(StageIncomplete):
+        work_and_report(load_recipe("smoke"), where, {}, RunWatch(), fails, print)
+    newest = work_and_report(load_recipe("smoke"), next_one, {}, RunWatch(), lambda: None, print)
+    status = {
+        one: json.loads((one / "report.json").read_text())["status"]
+        for one in (where.reports, next_one.reports, where.folder)
+    }
+    assert list(status.values()) == ["failed", "completed", "completed"]
+    assert newest.read_bytes() == (next_one.reports / "report.html").read_bytes()
+    assert "1 of 3 batches failed" in (where.reports / "report.html").read_text()
+    assert [path.name for path in where.folder.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_defect_of_the_report_does_not_hide_what_ended_the_run(where: RunContext) -> None:

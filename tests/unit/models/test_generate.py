@@ -133,6 +133,17 @@ def test_several_calls_of_one_row_run_in_turn(tiny_tokenizer):
     check_accounts(rollout, tiny_tokenizer)
 
 
+def test_a_rollout_says_where_each_result_stands(tiny_tokenizer):
+    pieces = ["<think>é日 [Calculator(6*7) ->", " so [Calculator(42+1) ->", " 43.</think>"]
+    (rollout,), _ = play(tiny_tokenizer, {"q": pieces}, Calculator())
+    assert [rollout.text[begin:end] for begin, end in rollout.injected] == [" 42]", " 43]"]
+    assert len(rollout.results) == 2 and rollout.text.startswith(pieces[0] + " 42] so ")
+    room = rollout.model_written.index(0) + 1
+    (cut,), _ = play(tiny_tokenizer, {"q": pieces}, Calculator(), max_new_tokens=room)
+    ((begin, end),) = cut.injected
+    assert begin < end == len(cut.text) and " 42]".startswith(cut.text[begin:end])
+
+
 def test_the_json_syntax_runs_too(tiny_tokenizer):
     syntax = Syntax("json", {"Calculator": "expression"})
     call = ToolCall("Calculator", {"expression": "6*7"})

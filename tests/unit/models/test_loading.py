@@ -78,6 +78,24 @@ def test_an_adapter_of_another_model_is_refused(tiny_base, tmp_path):
         load_model(tiny_base, adapter=tmp_path / "adapter")
 
 
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (1, "it lacks 2 of 4 weights, e.g. .*layers.1.*q_proj"),
+        (3, "2 of its 6 weights have no place there, e.g. .*layers.2.*q_proj"),
+    ],
+)
+def test_an_adapter_of_a_model_with_other_layers_is_refused(tiny_base, tmp_path, layers, message):
+    from peft import LoraConfig, get_peft_model
+
+    convert(TinyModel(layers=layers), tmp_path / "other")
+    lora = LoraConfig(r=2, target_modules=["q_proj"])
+    get_peft_model(load_model(tmp_path / "other"), lora).save_pretrained(tmp_path / "adapter")
+    assert load_model(tmp_path / "other", adapter=tmp_path / "adapter")
+    with pytest.raises(InputError, match=f"does not fit base model .*{message}.*; give the base it was trained on"):
+        load_model(tiny_base, adapter=tmp_path / "adapter")
+
+
 def test_tokenizing_adds_nothing_and_digits_stand_alone(tiny_tokenizer):
     tokenize = tokenize_with(tiny_tokenizer)
     assert tokenize("") == []

@@ -107,6 +107,7 @@ def test_greedy_rollouts_are_those_of_our_own_engine_token_for_token(taught):
         assert (mine.prompt_ids, mine.completion_ids) == (other.prompt_ids, other.completion_ids)
         assert (mine.model_written, mine.text, mine.calls) == (other.model_written, other.text, other.calls)
         assert (mine.results, mine.finished, mine.failure) == (other.results, other.finished, other.failure)
+        assert mine.injected == other.injected and len(mine.injected) == len(mine.results)
 
 
 def test_the_calls_of_a_turn_run_at_once_and_every_row_goes_on_from_its_own_tokens(tiny_tokenizer):

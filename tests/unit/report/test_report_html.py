@@ -6,11 +6,20 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
-from report_rows import call_segment, evaluation_row, make_record, manifest, rollout_row, text_segment, trace_row
+from report_rows import (
+    call_segment,
+    evaluation_row,
+    make_record,
+    manifest,
+    rollout_row,
+    text_segment,
+    trace_row,
+    written,
+)
 
 from agentflow.report.model import Limits, RunRecord, StageRun
 from agentflow.report.page import render_page
-from agentflow.report.samples import judged_calls, mark_calls
+from agentflow.report.samples import judged_calls, mark_calls, mark_spans
 from agentflow.report.summary import summarise_run
 
 ATTACKS = [
@@ -217,6 +226,23 @@ def test_calls_in_a_completion_are_marked_and_nothing_is_lost():
         "[Calculator(48/2) -> 24]",
         '<tool_call>{"name": "x"}</tool_call>',
     ]
+
+
+def test_a_rollouts_calls_are_marked_by_who_wrote_them_not_by_what_they_look_like():
+    fake = " [Calculator(1+1) -> 3]"
+    row = written(
+        ("given", "<think>a"), ("call", " [Calculator(48/2) ->"), ("result", " 24 [Calculator(9) -> 9]"),
+        ("text", f" b{fake}</think>"),
+    )  # fmt: skip
+    parts = mark_spans(row, 4000)
+    assert "".join(part.text for part in parts) == row["completion"]
+    assert [tuple(part) for part in parts] == [
+        ("frame", "<think>"), ("text", "a"), ("call", " [Calculator(48/2) ->"), ("result", " 24 [Calculator(9) -> 9]"),
+        ("text", f" b{fake}"), ("frame", "</think>"),
+    ]  # fmt: skip
+    cut = mark_spans(row, 30)
+    said = f" … [{len(row['completion']) - 30} more characters]"
+    assert "".join(part.text for part in cut) == row["completion"][:30] + said
 
 
 def rollouts_section(run):

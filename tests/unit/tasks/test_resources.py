@@ -87,13 +87,33 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
         load_resources(tmp_path / "none.yaml")
 
 
+def fingerprints(plan_of: ResourcePlan, tmp_path: Path) -> dict[str, str]:
+    """Of smoke's nodes, as a run with these resources makes them."""
+    from flows.plan import plan
+
+    where = context_of(smoke(), RunOptions(root=tmp_path, resources=plan_of), None, None)
+    assert where.training_workers == plan_of.training_workers
+    return {name: node.identity.fingerprint for name, node in plan(smoke(), where.training_workers).items()}
+
+
 def test_where_a_run_happens_changes_no_fingerprint(tmp_path: Path) -> None:
     from flows.plan import plan
 
     before = {name: node.identity.fingerprint for name, node in plan(smoke()).items()}
-    options = RunOptions(root=tmp_path, resources=ResourcePlan(training=Resources(workers=8, gpus=1)))
-    assert context_of(smoke(), options, None, None).training.workers == 8
-    assert {name: node.identity.fingerprint for name, node in plan(smoke()).items()} == before
+    elsewhere = ResourcePlan(training=Resources(cpus=8, gpus=1), loss_filter=Resources(workers=4), decode_batch=7)
+    assert fingerprints(elsewhere, tmp_path) == before == fingerprints(ResourcePlan(), tmp_path)
+
+
+def test_how_many_workers_train_is_part_of_what_they_make(tmp_path: Path) -> None:
+    before = fingerprints(ResourcePlan(), tmp_path)
+    policy = fingerprints(ResourcePlan(grpo=Resources(workers=2)), tmp_path)
+    assert {name for name in before if before[name] != policy[name]} == {"grpo", "evaluate-grpo"}
+    every = fingerprints(ResourcePlan(training=Resources(workers=2), grpo=Resources(workers=1)), tmp_path)
+    assert every["sft"] != before["sft"] and every["loss_filter"] == before["loss_filter"]
+    assert every["grpo"] not in (before["grpo"], policy["grpo"]), "its cold start is another one"
+    assert fingerprints(ResourcePlan(training=Resources(workers=3)), tmp_path)["sft"] not in (
+        before["sft"], every["sft"],
+    )  # fmt: skip
 
 
 def test_places_counts_whole_workers_by_node() -> None:

@@ -122,19 +122,58 @@ def test_a_policy_that_never_called_has_not_stopped_calling():
 
 def row(completion: str, *, status="ok", n_calls=1, accuracy=1.0, form=1.0):
     rewards = json.dumps({"accuracy": accuracy, "format": form, "length": 0.0})
-    return {"completion": completion, "status": status, "n_calls": n_calls, "rewards": rewards}
+    failure = None if status == "ok" else "connection"
+    return {"completion": completion, "status": status, "failure": failure, "n_calls": n_calls, "rewards": rewards}
 
 
-def test_the_statistics_of_a_step_leave_failed_rollouts_out():
+def test_the_statistics_of_a_step_leave_failed_rollouts_out_but_count_their_calls():
     rows = [
         row("<think>a b</think><answer>1</answer>", n_calls=3),
         row("<think>a <think> b</think>", n_calls=0, accuracy=-2.0, form=0.0),
         row("gone", status="failed"),
     ]
     stats = step_stats(7, rows, max_calls=3, entropy=0.5)
-    assert stats == StepStats(7, think=0.5, calling=0.5, at_cap=0.5, accuracy=-0.5, format=0.5, words=2.5, entropy=0.5)
+    assert stats == StepStats(
+        7, think=0.5, calling=2 / 3, at_cap=0.5, accuracy=-0.5, format=0.5, words=2.5, entropy=0.5
+    )
+    ungraded = [*rows[:2], {**rows[2], "failure": "grader_timeout"}]
+    assert step_stats(7, ungraded, max_calls=3, entropy=0.5).calling == 0.5, "whether that one called is not known"
     named = [{**row("a"), "rewards": json.dumps({"correct": 0.25})}]
     of_binary = step_stats(7, named, 3, None, accuracy_part="correct", format_part=None)
     assert (of_binary.accuracy, of_binary.format) == (0.25, None)
     assert step_stats(7, rows[2:], max_calls=3, entropy=None) is None
     assert step_stats(7, rows[1:2], max_calls=0, entropy=None).at_cap == 0.0, "no calls allowed is no cap reached"
+
+
+def test_a_step_with_many_failed_rollouts_is_not_judged():
+    rows = [row("a", n_calls=0)] * 8 + [row("gone", status="failed")] * 2
+    assert step_stats(7, rows, 3, None, max_failed_share=0.1) is None
+    assert step_stats(7, rows, 3, None, max_failed_share=0.2).calling == 0.2
+
+
+def test_a_tool_outage_is_no_policy_that_stopped_calling():
+    """Ten steps of calls, then the search is down: what is left of a step never calls, and is short."""
+    up = [row("a word " * 20)] * 12 + [row("a", n_calls=0)] * 4
+    down = [row("gone", status="failed")] * 12 + up[12:]
+    config = GuardConfig()
+    guard, judged = CollapseGuard(config), 0
+    for step, rows in enumerate([up] * 10 + [down] * 10):
+        stats = step_stats(step, rows, 3, 0.5, max_failed_share=config.max_failed_share)
+        judged += stats is not None
+        if stats is not None:
+            guard.observe(stats)
+    assert (judged, guard.alarms) == (10, [])
+
+
+def test_a_step_without_entropy_does_not_silence_its_rule():
+    low = replace(GOOD, entropy=0.001)
+    assert alarms([GOOD] * 10 + [replace(GOOD, entropy=None)] * 3 + [low] * 10) == ["entropy"]
+
+
+def test_the_window_of_an_alarm_reaches_over_steps_that_were_not_judged():
+    guard = CollapseGuard(GuardConfig(window=2))
+    steps = [0, 1, 2, 6, 9]
+    for step in steps:
+        guard.observe(replace(GOOD, step=step, think=1.0 if step < 6 else 0.0))
+    (alarm,) = guard.alarms
+    assert (alarm.step, guard.window_of(alarm)) == (9, 6)

@@ -7,11 +7,13 @@ import sys
 
 import pytest
 from pipeline_rows import filtered_rows, save
+from policy_jobs import policy_job, rollouts_of
 
 from agentflow.rendering import PromptConfig
 from agentflow.training.__main__ import main
 from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
 from agentflow.training.jobs import SUMMARY, SupervisedJob, TrainingSummary
+from agentflow.training.policy_options import CycleSettings
 
 
 def test_a_job_in_a_file_is_trained(tiny_base, tmp_path):
@@ -29,6 +31,17 @@ def test_a_job_in_a_file_is_trained(tiny_base, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert TrainingSummary.model_validate_json((job.out / SUMMARY).read_text()).steps == 1
+    assert (job.adapter_out / "adapter_model.safetensors").is_file()
+
+
+def test_a_policy_job_in_a_file_is_trained_with_its_cycles(taught, tmp_path, capsys):
+    settings = SupervisedSettings(optimiser=OptimiserSettings(batch_size=2, accumulation=1), max_steps=1)
+    job = policy_job(taught, tmp_path / "out", cycles=CycleSettings(n=1, settings=settings))
+    (tmp_path / "job.json").write_text(job.model_dump_json())
+    assert main([str(tmp_path / "job.json")]) == 0, capsys.readouterr().err
+    summary = TrainingSummary.model_validate_json((job.out / SUMMARY).read_text())
+    assert summary.steps == 2 and len(summary.extra["fine_tunings"]) == 1
+    assert {row["step"] for row in rollouts_of(job)} == {0, 1}
     assert (job.adapter_out / "adapter_model.safetensors").is_file()
 
 

@@ -23,19 +23,21 @@ from agentflow.rewards.contract import GOLD_CALLS
 from agentflow.rewards.grading import out_of_range
 from agentflow.rewards.groups import group_advantages
 from agentflow.schemas import QUESTIONS, ROLLOUTS
-from agentflow.stages.grpo import GraderConfig, GrpoConfig, choose_prompts
+from agentflow.stages.grpo import GraderConfig, GrpoConfig, ToolFailureLimit, choose_prompts
 from agentflow.tools.calculator import Calculator
 from agentflow.tools.contract import ToolBox
-from agentflow.toolset import ToolsConfig
+from agentflow.toolset import ToolsConfig, syntax_for
 from agentflow.training.config import OptimiserSettings
 from agentflow.training.grading import Graded, RolloutGrader
 from agentflow.training.jobs import SUMMARY, PolicyJob, TrainingSummary
 from agentflow.training.policy import policy_arguments, reward_function, train_policy
-from agentflow.training.rollouts import RolloutRecorder
+from agentflow.training.rollouts import RolloutRecorder, written_spans
 
 GROUP = 4
 ADDING = {"name": "Calculator", "arguments": {"expression": "1+1"}}
 # What the taught model usually calls.
+
+NEVER = ToolFailureLimit(max_failed_share=1.0)
 
 
 class BrokenCalculator(Calculator):
@@ -122,6 +124,43 @@ def test_all_rollouts_are_kept_in_their_columns(trained):
     assert summary.extra["groups_with_variance"] > 0, "else there was nothing to learn from"
 
 
+def test_every_rollout_says_who_wrote_which_part_of_it(trained):
+    _, _, rollouts = trained
+    for row in rollouts.to_list():
+        spans, text = row["spans"], row["completion"]
+        assert "".join(text[span["begin"] : span["end"]] for span in spans) == text
+        results = [span for span in spans if span["role"] == "result"]
+        assert len(results) == row["n_calls"] and {span["tool"] for span in results} <= {"Calculator"}
+        assert all(text[: span["begin"]].endswith("->") for span in results)
+        assert all(span["ledger_key"] is None for span in spans), "a local tool costs nothing"
+        assert {span["role"] for span in spans} <= {"text", "call", "result"}
+
+
+def test_the_spans_of_a_rollout_name_tools_paid_calls_and_what_was_given():
+    given, asked, told, end = (
+        "<think>As given,",
+        " [Search(who) -> me] [Search(x) ->",
+        " A [Search(y) -> B]",
+        " so.</think>",
+    )
+    lengths = [len(given), len(given + asked), len(given + asked + told)]
+    rollout = Rollout(
+        [1], [2], [1], [0.0], given + asked + told + end,
+        calls=(ToolCall("Search", {"query": "x"}),), results=(ToolResult("A [Search(y) -> B", ledger_key="k1"),),
+        injected=((lengths[1], lengths[2]),),
+    )  # fmt: skip
+    spans = written_spans(rollout, lengths[0], syntax_for("compact"))
+    read = [(one["role"], rollout.text[one["begin"] : one["end"]], one["tool"], one["ledger_key"]) for one in spans]
+    assert read == [
+        ("given", given, None, None),
+        ("call", " [Search(who) ->", "Search", None),
+        ("text", " me]", None, None),
+        ("call", " [Search(x) ->", "Search", None),
+        ("result", told, "Search", "k1"),
+        ("text", end, None, None),
+    ]
+
+
 def test_a_group_is_one_question_and_its_advantages_are_those_of_its_rewards(trained):
     _, _, rollouts = trained
     rows = rollouts.to_list()
@@ -152,7 +191,7 @@ def test_the_same_job_gives_the_same_rollouts_and_weights(trained, tmp_path):
 def test_a_rollout_whose_tool_failed_has_no_reward_and_moves_nothing(taught, tmp_path):
     # Long enough to write the call, too short for an answer: all rollouts that count have the same reward, so only
     # a failed one that was taken for a sample could make a difference within a group.
-    job = job_for(taught, tmp_path, access_of(tmp_path, BrokenAccess), max_new_tokens=14)
+    job = job_for(taught, tmp_path, access_of(tmp_path, BrokenAccess), max_new_tokens=14, tool_failures=NEVER)
     summary = train_policy(job)
     rows = load_from_disk(str(job.rollouts_out)).to_list()
     failed = [row for row in rows if row["status"] == "failed"]
@@ -226,6 +265,18 @@ def test_a_single_turn_policy_learns_from_calls_that_were_never_run(taught, call
     assert calling and all(json.loads(row["rewards"])["correct"] == 3.0 for row in calling)
     assert all(row["n_calls"] == 1 for row in calling) and {row["gold"] for row in rows} == {json.dumps([ADDING])}
     assert summary.extra["adapter_before"] != summary.extra["adapter_after"]
+
+
+def test_a_perfect_call_is_right_on_the_scale_of_its_own_form(taught, calling, tmp_path):
+    reward = {"kind": "composite", "accuracy_form": "3s", "call_form": "1+s"}
+    changes: dict[str, Any] = {"reward": reward, "generation": {"calls": "end"}, "prompt_weighting": "accuracy"}
+    job = job_for(taught, tmp_path, access_of(tmp_path), questions=calling, **changes)
+    train_policy(job)
+    rows = load_from_disk(str(job.rollouts_out)).to_list()
+    perfect = [row for row in rows if row["completion"].endswith("[Calculator(1+1) ->")]
+    assert perfect and len(perfect) < len(rows)
+    assert {json.loads(row["rewards"])["accuracy"] for row in perfect} == {2.0}, "of 1+s, whatever answers could get"
+    assert any(row["advantage"] for row in rows), "a question that is solved now and then has a weight"
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,15 @@ from agentflow.errors import ToolFailure
 from agentflow.models.loading import load_model
 from agentflow.records import ToolResult
 from agentflow.rewards.groups import group_advantages
+from agentflow.stages.grpo import ToolFailureLimit
 from agentflow.tools.calculator import Calculator
 from agentflow.tools.contract import ToolBox
 from agentflow.training.jobs import PolicyJob, TrainingSummary
 from agentflow.training.policy import policy_arguments, train_policy
 from agentflow.training.policy_options import HotSampling, ReferenceSettings
 from agentflow.training.reference import ReferenceCallback, move_reference
+
+NEVER = ToolFailureLimit(max_failed_share=1.0)
 
 
 class BrokenCalculator(Calculator):
@@ -73,7 +76,8 @@ def logged(summary: TrainingSummary, name: str) -> list[Any]:
 # ---------------------------------------------------------------- failed tools
 def test_a_step_whose_groups_are_all_skipped_changes_nothing(wrong, tmp_path):
     # Nearly greedy: every rollout calls, and every call fails. An entropy bonus would move any token that has loss.
-    job = policy_job(wrong, tmp_path, access=BrokenAccess, generation={"temperature": 0.05}, entropy_bonus=1.0)
+    changes: dict[str, Any] = {"access": BrokenAccess, "tool_failures": NEVER, "entropy_bonus": 1.0}
+    job = policy_job(wrong, tmp_path, generation={"temperature": 0.05}, **changes)
     summary = train_policy(job)
     assert summary.extra["groups_skipped"] == summary.extra["groups"] == 4
     assert summary.extra["adapter_before"] == summary.extra["adapter_after"]
@@ -83,8 +87,8 @@ def test_a_step_whose_groups_are_all_skipped_changes_nothing(wrong, tmp_path):
 
 
 def test_a_group_with_too_few_left_is_skipped_and_its_neighbour_trained_on(wrong, tmp_path):
-    changes: dict[str, Any] = {"access": BrokenAccess, "generation": {"max_new_tokens": 14}, "steps": 3}
-    job = policy_job(wrong, tmp_path, min_group=GROUP, **changes)
+    changes: dict[str, Any] = {"access": BrokenAccess, "tool_failures": NEVER, "generation": {"max_new_tokens": 14}}
+    job = policy_job(wrong, tmp_path, min_group=GROUP, steps=3, **changes)
     summary = train_policy(job)
     groups = groups_of(rollouts_of(job)).values()
     hit = [group for group in groups if any(row["status"] == "failed" for row in group)]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from datasets import load_from_disk
 from pipeline_rows import filtered_rows, save
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from stopping import StopAt, Stopped, history
 from taught_model import PROMPT, policy_job
 
-from agentflow.errors import CorruptArtifact
+from agentflow.errors import ConfigError, CorruptArtifact
 from agentflow.models.settings import GenerationConfig
 from agentflow.stages.grpo import GrpoConfig
 from agentflow.toolset import ToolsConfig
-from agentflow.training.checkpoints import SEAL, newest_verified, seal, verify
+from agentflow.training.checkpoints import SEAL, Owner, newest_verified, seal, verify
 from agentflow.training.config import LoraSettings, OptimiserSettings, SupervisedSettings
 from agentflow.training.jobs import PolicyJob, SupervisedJob
 from agentflow.training.policy import train_policy
@@ -110,20 +111,23 @@ def test_a_stopped_policy_training_goes_on_with_the_same_rollouts_and_losses(tau
 
 
 # ---------------------------------------------------------------- the files
-def checkpoint(folder: Path, step: int, workers: int = 1) -> Path:
+ME = Owner(1, "the job")
+
+
+def checkpoint(folder: Path, step: int, owner: Owner = ME) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     for name in ("adapter_model.safetensors", "optimizer.pt", "trainer_state.json"):
         (path / name).write_bytes(f"{name} {step}".encode() * 20)
     (path / "training_args.bin").write_bytes(b"a pickle")
-    seal(path, step, workers)
+    seal(path, step, owner)
     return path
 
 
 def test_a_sealed_checkpoint_holds_no_pickled_object_and_verifies(tmp_path):
     path = checkpoint(tmp_path, 3)
     assert not (path / "training_args.bin").exists()
-    assert verify(path, 1).step == 3 and len(verify(path, 1).files) == 3
+    assert verify(path).step == 3 and len(verify(path).files) == 3
 
 
 def damage_missing(path: Path) -> None:
@@ -158,15 +162,55 @@ def damage_edited_seal(path: Path) -> None:
 )
 def test_whatever_is_damaged_the_newest_whole_checkpoint_is_used(tmp_path, damage):
     older, newer = checkpoint(tmp_path, 9), checkpoint(tmp_path, 20)
-    assert newest_verified(tmp_path, 1) == newer, "20 is newer than 9 whatever their names sort to"
+    assert newest_verified(tmp_path, ME) == newer, "20 is newer than 9 whatever their names sort to"
     damage(newer)
     with pytest.raises(CorruptArtifact, match="checkpoint-20"):
-        verify(newer, 1)
-    assert newest_verified(tmp_path, 1) == older
-    assert not newer.exists() and newest_verified(tmp_path, 1) == older
+        verify(newer)
+    assert newest_verified(tmp_path, ME) == older
+    assert not newer.exists() and newest_verified(tmp_path, ME) == older
 
 
-def test_a_checkpoint_of_another_number_of_workers_is_not_used(tmp_path):
-    checkpoint(tmp_path, 3, workers=2)
-    assert newest_verified(tmp_path, 1) is None
-    assert newest_verified(tmp_path / "nothing", 1) is None
+@pytest.mark.parametrize(
+    ("owner", "message"),
+    [
+        (Owner(2, "the job"), r"written by 2 workers and this training has 1: .*give it 2 .*remove '.*' to begin anew"),
+        (Owner(1, "another"), "checkpoint-3' is another job's: settings, data, base or adapter differ"),
+        (Owner(1, ""), "does not say whose it is"),
+    ],
+)
+def test_a_checkpoint_of_another_job_or_number_of_workers_is_refused_and_kept(tmp_path, owner, message):
+    path = checkpoint(tmp_path, 3, owner)
+    with pytest.raises(ConfigError, match=message):
+        newest_verified(tmp_path, ME)
+    assert list(tmp_path.iterdir()) == [path] and newest_verified(tmp_path, owner) == path
+    assert newest_verified(tmp_path / "nothing", ME) is None
+
+
+def test_a_training_refuses_to_go_on_from_the_checkpoint_of_another_job(tiny_base, rows, tmp_path):
+    job = supervised_job(tiny_base, rows, tmp_path)
+    with pytest.raises(Stopped):
+        train_supervised(job, [StopAt(2)])
+    other = job.settings.model_copy(update={"optimiser": OPTIMISER.model_copy(update={"learning_rate": 1e-3})})
+    with pytest.raises(ConfigError, match="checkpoint-2' is another job's"):
+        train_supervised(job.model_copy(update={"settings": other}))
+    fewer = tuple(row["id"] for row in load_from_disk(str(rows)).to_list()[:-1])
+    with pytest.raises(ConfigError, match="checkpoint-2' is another job's"):
+        train_supervised(job.model_copy(update={"row_ids": fewer}))
+    assert not list((tmp_path / "trainer").glob("torn-*"))
+    elsewhere = job.settings.model_copy(update={"checkpoint_steps": 3, "merged_export": False})
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    assert train_supervised(job.model_copy(update={"out": moved, "settings": elsewhere}), [StopAt(1)]).steps == 6
+
+
+def test_a_policy_training_refuses_the_checkpoint_of_other_questions_or_another_adapter(taught, tmp_path):
+    job = stoppable_policy(taught, tmp_path / "out")
+    with pytest.raises(Stopped):
+        train_policy(job, [StopAt(1)])
+    with pytest.raises(ConfigError, match="checkpoint-1' is another job's"):
+        train_policy(job.model_copy(update={"question_ids": job.question_ids[::-1]}))
+    shutil.copytree(job.adapter, tmp_path / "adapter")
+    weights = load_file(job.adapter / "adapter_model.safetensors")
+    save_file({name: weight + 1e-3 for name, weight in weights.items()}, tmp_path / "adapter/adapter_model.safetensors")
+    with pytest.raises(ConfigError, match="checkpoint-1' is another job's"):
+        train_policy(job.model_copy(update={"adapter": tmp_path / "adapter"}))

@@ -9,6 +9,8 @@ from itertools import combinations
 import pytest
 from pydantic import ValidationError
 
+from agentflow.config import identity
+from agentflow.models.settings import GenerationConfig, SamplingConfig
 from agentflow.records import Rollout
 from agentflow.rewards.conditional import conditional, verdict_of
 from agentflow.rewards.groups import group_advantages
@@ -219,6 +221,20 @@ def test_options_that_contradict_each_other_are_refused():
     with pytest.raises(ValidationError, match="min_group 5 is above group_size 4: .* lower it"):
         config_of(min_group=5)
     assert config_of(reference=ReferenceSettings(sync_steps=10), beta=0.1).reference.mix == 0.6
+
+
+@pytest.mark.parametrize("given", [{"calls": "end"}, GenerationConfig(calls="end"), SamplingConfig(calls="end")])
+def test_a_generation_given_in_part_still_samples(given):
+    sampling = config_of(generation=given).sampling
+    assert (sampling.temperature, sampling.calls) == (1.0, "end")
+    assert config_of(generation=GenerationConfig(temperature=0.7)).sampling.temperature == 0.7
+    assert identity(config_of(generation=SamplingConfig())) == identity(config_of())
+
+
+@pytest.mark.parametrize("given", [{"temperature": 0}, {"temperature": -1.0}, GenerationConfig(temperature=0.0)])
+def test_a_temperature_at_which_all_samples_are_the_same_is_refused(given):
+    with pytest.raises(ValidationError, match="is greedy: all samples of a question would be the same.* set it above"):
+        config_of(generation=given)
 
 
 def test_hot_sampling_sets_the_temperature_only_where_it_is_on():
