@@ -96,8 +96,8 @@ class GuardCallback(TrainerCallback):
     def conclude(self, model: Any) -> dict[str, Any]:
         """Facts for the manifest after training. Raises PolicyCollapsed if an alarm was to stop it.
 
-        With `rollback` and an alarm, `model` gets the newest weights from before the alarm's window; with none that
-        old there is nothing good to publish, so that is PolicyCollapsed too.
+        With `rollback` and an alarm, `model` gets the newest weights that sampled a step before the alarm's window;
+        with none that old there is nothing good to publish, so that is PolicyCollapsed too.
         """
         facts: dict[str, Any] = {"alarms": [asdict(alarm) for alarm in self.alarms]} if self.alarms else {}
         if self._unjudged:
@@ -111,11 +111,13 @@ class GuardCallback(TrainerCallback):
         advice = "lower the learning rate, set beta above 0, or look at the rollouts' reward parts"
         if self._config.action == "stop":
             raise PolicyCollapsed(f"{why}; {advice}, or set guard.action to 'rollback' or 'warn'")
-        latest = self._guard.window_of(first)
+        # checkpoint-N has sampled step N (from 0): this one the last rollouts before the window.
+        latest = self._guard.window_of(first) - 1
         found = newest_verified(self._good, self._owner, latest=latest)
         if found is None:
             raise PolicyCollapsed(
-                f"{why}; no checkpoint up to step {latest} to roll back to (checkpoint_steps decides): {advice}"
+                f"{why}; no checkpoint from before the alarm's window to roll back to (step {latest} or earlier; "
+                f"checkpoint_steps decides): {advice}"
             )
         set_peft_model_state_dict(model, load_file(found / WEIGHTS))
         return {**facts, "rolled_back_to": int(found.name.rpartition("-")[2])}

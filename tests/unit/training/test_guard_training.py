@@ -69,39 +69,49 @@ def test_a_policy_that_breaks_is_stopped_and_nothing_is_published(taught, tmp_pa
     assert not (tmp_path / "adapter").exists()
 
 
-def test_a_policy_that_breaks_is_rolled_back_to_the_weights_before(taught, tmp_path):
-    job, summary = train(taught, tmp_path, BROKEN, action="rollback", think_share=0.5)
-    names = [alarm["name"] for alarm in summary.extra["alarms"]]
-    step, back = summary.extra["alarms"][0]["step"], summary.extra["rolled_back_to"]
-    assert "think_tags" in names and summary.steps < 6 and back <= step
-    kept = load_file(tmp_path / "trainer" / "good" / f"checkpoint-{back}" / "adapter_model.safetensors")
-    published = load_file(job.adapter_out / "adapter_model.safetensors")
-    assert all((published[name] == weight).all() for name, weight in kept.items())
+class Breaks(TrainerCallback):
+    """From a step on (in one phase of a training with cycles) the learning rate is one that destroys the policy."""
 
-
-class BreaksPhase(TrainerCallback):
-    """In one phase of a training with cycles every step has a rate that destroys the policy."""
-
-    def __init__(self, phase: int) -> None:
-        self._phase = phase
+    def __init__(self, step: int, phase: int | None = None) -> None:
+        self._step, self._phase = step, phase
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **now: Any) -> None:
-        if Path(args.output_dir).parent.name == f"grpo-{self._phase}":
+        here = self._phase is None or Path(args.output_dir).parent.name == f"grpo-{self._phase}"
+        if here and state.global_step >= self._step:
             for group in now["optimizer"].param_groups:
                 group["lr"] = BROKEN
 
 
+def assert_same_weights(published: Path, kept: Path) -> None:
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (published, kept))
+    assert all((one[name] == weight).all() for name, weight in other.items())
+
+
+def test_a_policy_that_breaks_is_rolled_back_to_the_weights_before(taught, tmp_path):
+    job = job_for(taught, tmp_path, 1e-5, action="rollback", think_share=0.5)
+    summary = train_policy(job, [Breaks(2)])
+    (alarm, *_), back = summary.extra["alarms"], summary.extra["rolled_back_to"]
+    # The update of step 2 breaks it, so step 3 samples from what is broken: checkpoint 2 is the last good one.
+    assert (alarm["name"], alarm["step"], back, summary.steps) == ("think_tags", 3, 2, 4)
+    assert_same_weights(job.adapter_out, tmp_path / "trainer" / "good" / "checkpoint-2")
+
+
+def test_a_policy_that_breaks_at_once_has_nothing_to_roll_back_to(taught, tmp_path):
+    with pytest.raises(PolicyCollapsed, match=r"no checkpoint from before the alarm's window .*step 0 or earlier"):
+        train(taught, tmp_path, BROKEN, action="rollback")
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_a_rollback_ends_a_training_with_cycles(taught, tmp_path):
-    job = job_for(taught, tmp_path, 1e-5, action="rollback", steps=9, cycles=CycleSettings(n=2))
-    summary = train_in_cycles(job, [BreaksPhase(1)])
+    job = job_for(taught, tmp_path, 1e-5, action="rollback", steps=12, cycles=CycleSettings(n=2))
+    summary = train_in_cycles(job, [Breaks(1, phase=1)])
     back, (alarm, *_) = summary.extra["rolled_back_to"], summary.extra["alarms"]
-    assert 3 < alarm["step"] < 6 and 3 < back <= alarm["step"] and summary.steps == alarm["step"] + 1
+    assert (alarm["step"], back, summary.steps) == (6, 5, 7), "phases of 4 steps"
     assert len(summary.extra["fine_tunings"]) == 1 and not (tmp_path / "trainer" / "grpo-2").exists()
-    good = tmp_path / "trainer" / "grpo-1" / "trainer" / "good" / f"checkpoint-{back - 3}"
-    kept = load_file(good / "adapter_model.safetensors")
-    published = load_file(job.adapter_out / "adapter_model.safetensors")
-    assert all((published[name] == weight).all() for name, weight in kept.items())
-    assert train_in_cycles(job, [BreaksPhase(1)]).extra["rolled_back_to"] == back, "also if its commit was killed"
+    good = tmp_path / "trainer" / "grpo-1" / "trainer" / "good" / "checkpoint-1"
+    assert_same_weights(job.adapter_out, good)
+    again = train_in_cycles(job, [Breaks(1, phase=1)])
+    assert again.extra["rolled_back_to"] == back, "also if its commit was killed"
 
 
 def test_by_default_an_alarm_is_noted_and_training_goes_on(taught, tmp_path):
