@@ -13,6 +13,7 @@ from benchmarks.row import Row
 from benchmarks.sizes import sized
 
 TRUE_STATE = "ends in a true state, nothing recomputed that was committed"
+UP = "tests/faults/test_up.py"
 KILLS, SURROUNDINGS = "tests/faults/test_kills.py", "tests/faults/test_surroundings.py"
 DEPLOYED = "tests/wrappers/test_deployed_retry.py"
 TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -24,6 +25,14 @@ TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
         TRUE_STATE,
         (f"{SURROUNDINGS}::test_a_prefect_server_that_dies_and_comes_back_costs_no_second_call",),
     ),
+    "the same under `agentflow up`, a deployment's run": (
+        f"{TRUE_STATE}; every batch slot free again",
+        (
+            f"{DEPLOYED}::"
+            "test_a_server_that_is_killed_comes_back_and_no_search_is_paid_twice_and_every_slot_is_free_again",
+        ),
+    ),
+    "Prefect worker killed under a deployment's run": (TRUE_STATE, (f"{DEPLOYED}::test_a_run_outlives_its_worker",)),
     "Ray worker killed in a paid batch": (
         TRUE_STATE,
         (f"{KILLS}::test_a_killed_ray_worker_costs_its_batch_and_nothing_else",),
@@ -33,9 +42,9 @@ TESTS: dict[str, tuple[str, tuple[str, ...]]] = {
         (f"{DEPLOYED}::test_a_killed_flow_is_shown_as_crashed_and_its_retry_pays_again_only_what_was_in_flight",),
     ),
     "Ray node killed in the loss filter and in training": (TRUE_STATE, ("tests/faults/test_cluster.py",)),
-    "canary keys through the paid stages": (
+    "canary keys through the paid stages, and through every deployment": (
         "0 bytes found in database, logs, artifacts, results, ledger, reports",
-        (f"{SURROUNDINGS}::test_no_byte_of_a_key_is_written_anywhere",),
+        (f"{SURROUNDINGS}::test_no_byte_of_a_key_is_written_anywhere", UP),
     ),
     "Retry pressed in Prefect's UI (Chromium)": (
         "exactly the missing calls, by the service's own count",
