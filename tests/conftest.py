@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in two processes (`make test`): all that need Prefect and Ray in one, so that both are started
     once; of the others whole files, for what a file's tests share.

@@ -71,7 +71,8 @@ def insert(recipe: Recipe, root: Path, services: tuple[LocalService, LocalServic
 def undisturbed(
     recipe: Recipe, services: tuple[LocalService, LocalService], tmp_path_factory: pytest.TempPathFactory
 ) -> Undisturbed:
-    services[1].reset()
+    for service in services:  # whatever test came before
+        service.reset()
     made = insert(recipe, tmp_path_factory.mktemp("undisturbed"), services)
     calls = [[s for s in row["segments"] if s["tool"] == "Search"] for row in made.artifact.rows()]
     searches = [json.loads(call["arguments"])["query"] for call in next(found for found in calls if len(found) == 2)]
