@@ -33,6 +33,8 @@ class ColdStartConfig(Frozen):
     # Words of reasoning without calls; paper B's bounds of its length reward [P].
     review: Annotated[Path | None, LocalFile()] = None
     # A review file (training.review) whose accepted and edited rows are trained on, in its order, instead of a choice.
+    samples: Annotated[Path | None, LocalFile()] = None
+    # A file of one's own samples (training.own_samples): all of them, in its order, instead of a choice.
     error_recovery_share: float = Field(0.0, ge=0, le=1)
     # Share of the samples in which a calculator call is first made wrongly, refused, and then made right
     # (training.recovery). The wrong call and its result carry no loss, the right one does [O].
@@ -46,6 +48,8 @@ class ColdStartConfig(Frozen):
                 f"error_recovery_share {self.error_recovery_share} would change rows of the review file; set it to 0 "
                 "or train without a review"
             )
+        if self.review is not None and self.samples is not None:
+            raise ValueError("review and samples both say what is trained on; give one of them")
         return self
 
 

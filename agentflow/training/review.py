@@ -22,16 +22,20 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from datasets import Dataset
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from agentflow.errors import InputError
 from agentflow.insertion.splice import plain_text
 from agentflow.records import Segment
 from agentflow.schemas import FILTERED
 from agentflow.stages.cold_start import ColdStartConfig, choose
-from agentflow.syntax import Syntax, holds_markup
+from agentflow.syntax import FoundCall, Syntax
 from agentflow.toolset import syntax_for
+from agentflow.training.own_samples import read_samples
 from agentflow.training.recovery import PLANTED, plant_mistakes
+from agentflow.training.sample_files import check_number, lines_of, segments_of
+
+WHAT = "review file"
 
 
 class ReviewLine(BaseModel):
@@ -61,13 +65,17 @@ class Reviewed:
 
 
 def select(rows: Sequence[dict[str, Any]], config: ColdStartConfig) -> Reviewed:
-    """What the cold start trains on: the reviewed rows if there is a review file, else its own choice."""
+    """What the cold start trains on: the rows of a review or samples file if there is one, else its own choice."""
+    syntax = syntax_for(config.prompt.syntax)
     if config.review is not None:
-        return read_review(config.review, rows, syntax_for(config.prompt.syntax))
-    chosen = choose(rows, config)
-    by_id = {row["id"]: row for row in rows}
-    kept = [by_id[sample["id"]] for sample in chosen]
-    planted = plant_mistakes(kept, config.error_recovery_share, syntax_for(config.prompt.syntax))
+        return read_review(config.review, rows, syntax)
+    if config.samples is not None:
+        kept, chosen = read_samples(config.samples, syntax)
+    else:
+        chosen = choose(rows, config)
+        by_id = {row["id"]: row for row in rows}
+        kept = [by_id[sample["id"]] for sample in chosen]
+    planted = plant_mistakes(kept, config.error_recovery_share, syntax)
     return Reviewed(
         [planted.get(row["id"], row) for row in kept],
         [{**sample, "why": sample["why"] + (PLANTED if sample["id"] in planted else "")} for sample in chosen],
@@ -127,7 +135,7 @@ def read_review(file: Path, rows: Sequence[dict[str, Any]], syntax: Syntax) -> R
     chosen: list[dict[str, Any]] = []
     rejected: list[str] = []
     seen: set[str] = set()
-    for number, line in _lines(file):
+    for number, line in lines_of(file, ReviewLine, WHAT):
         where = f"review file {str(file)!r}, line {number}, row {line.id!r}"
         if line.id not in by_id or line.id in seen:
             problem = "stands twice" if line.id in seen else "is not among the loss filter's rows"
@@ -145,54 +153,29 @@ def read_review(file: Path, rows: Sequence[dict[str, Any]], syntax: Syntax) -> R
             rejected.append(line.id)
         else:
             kept.append(_edited(row, line.reasoning, syntax, where) if line.verdict == "edit" else row)
-    if not kept:
-        raise InputError(f"review file {str(file)!r} accepts no row; accept or edit at least one")
-    if len(kept) >= 100:
-        raise InputError(
-            f"review file {str(file)!r} accepts {len(kept)} rows; a cold start has fewer than 100 (paper B)"
-        )
+    check_number(len(kept), WHAT, file, "accepts")
     return Reviewed(kept, chosen, rejected)
-
-
-def _lines(file: Path) -> list[tuple[int, ReviewLine]]:
-    try:
-        texts = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read review file {str(file)!r}: {error}") from error
-    lines = []
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            continue
-        try:
-            lines.append((number, ReviewLine.model_validate_json(text)))
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in problem["loc"]) or "the line"
-            raise InputError(f"review file {str(file)!r}, line {number}: {place}: {problem['msg']}") from error
-    return lines
 
 
 def _edited(row: dict[str, Any], reasoning: str, syntax: Syntax, where: str) -> dict[str, Any]:
     """`row` with the edited reasoning, its calls taken from the original by (call, result)."""
     original = [Segment.from_row(segment) for segment in row["segments"]]
     known = {(s.call.key, syntax.result_text(s.result.text)): s for s in original if s.call and s.result}
-    segments: list[Segment] = []
-    place = 0
-    for found in syntax.find_calls(reasoning):
-        segment = known.get((found.call.key, reasoning[found.call_end : found.end]))
+
+    def call(found: FoundCall, written: str) -> Segment:
+        segment = known.get((found.call.key, written))
         if segment is None:
             raise InputError(
                 f"{where}: {reasoning[found.start : found.end]!r} is no call of the original with its result; an edit "
                 "may drop or move calls, not make or change them"
             )
-        if reasoning[place : found.start]:
-            segments.append(Segment("text", text=reasoning[place : found.start]))
-        segments.append(segment)
-        place = found.end
-    if reasoning[place:]:
-        segments.append(Segment("text", text=reasoning[place:]))
-    text = plain_text(segments)
-    if not text.strip() or holds_markup(text):
-        raise InputError(f"{where}: the edited reasoning is empty or holds a layout tag or chat token")
+        return segment
+
+    segments = segments_of(reasoning, syntax, call, where)
     calls = sum(segment.kind == "call" for segment in segments)
-    return {**row, "reasoning": text, "segments": [segment.to_row() for segment in segments], "n_calls": calls}
+    return {
+        **row,
+        "reasoning": plain_text(segments),
+        "segments": [segment.to_row() for segment in segments],
+        "n_calls": calls,
+    }
