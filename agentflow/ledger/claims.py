@@ -1,7 +1,9 @@
-"""Who is at a paid call right now, over all processes: the others wait for its answer instead of paying for it too.
+"""Who is at a search right now, over all processes: the others wait for its answer instead of paying for it too.
 
 A claim lasts from before the call until its answer is stored or it failed, and who holds it renews it. Workers that
-answer or roll out side by side look the same things up; runs that differ in later stages only ask a teacher the same.
+answer or roll out side by side look the same things up. Teacher calls hardly ever meet (a stage is made by one run at a
+time) and would take a tenth longer (measured), so they are not claimed: runs that differ in a later field, or samples
+with the very same reasoning in two batches, both pay if they ask the same at the same moment.
 A process of this host that is gone holds nobody up; any other holder counts until it has not renewed for a while, by
 the waiter's own clock. If it fell silent but lives (it was stopped, or cut off from the database), its call may be paid
 twice; nobody can know better from here. Ours.
@@ -26,6 +28,8 @@ from agentflow.ledger.places import is_alive
 from agentflow.waiting import unhurried
 
 POLL_S = 0.1
+CLAIMED = frozenset({"search"})
+# Kinds of calls that are claimed.
 RENEW_S = 20.0
 LEASE_S = 120.0
 # A claim that was not renewed for so long was left behind: by a process of another host that died, or on a full disk.

@@ -29,7 +29,7 @@ from agentflow.ledger import meters
 from agentflow.ledger.batcher import Batcher
 from agentflow.ledger.books import Books, CountReplay, Entry, Finish, Release, Reserve, Row
 from agentflow.ledger.calls import MODES, Answer, Cost, Mode, PaidCall, Recorded, Refusal
-from agentflow.ledger.claims import Claims
+from agentflow.ledger.claims import CLAIMED, Claims
 from agentflow.ledger.database import open_engine, told, upsert
 from agentflow.ledger.limits import Granted, LimitEntry
 from agentflow.ledger.models import BUDGETS
@@ -145,7 +145,7 @@ class Ledger:
         `send` is called at most once. `admit` is entered around reserving and sending (a semaphore, a wait), never
         for stored answers; `permit` is awaited right before `send`: until it returns nothing has been sent, and if it
         fails nothing is charged. Once an answer could not be stored nothing further is sent. Concurrent asks of one key
-        share one call, those of other processes too. Raises ReplayMissing (its `stops_run` is True in mode
+        share one call; of searches, those of all processes do. Raises ReplayMissing (its `stops_run` is True in mode
         `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure of `permit` and `send`.
         """
         while True:
@@ -194,6 +194,8 @@ class Ledger:
             )
             missing.stops_run = self.mode == "replay_or_fail"
             raise missing
+        if call.kind not in CLAIMED:
+            return await self._pay(call, send, worst_case, admit, permit, replace_it=row is not None)
         async with self._claims.held(call.key):
             # Whoever had it has stored its answer, unless it failed.
             row = await asyncio.wrap_future(self._reader.submit(call.key))

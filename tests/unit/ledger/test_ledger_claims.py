@@ -1,4 +1,4 @@
-"""A call that another process is at is waited for, not paid twice; a process that is gone holds nobody up."""
+"""A search that another process is at is waited for, not paid twice; a process that is gone holds nobody up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
 from agentflow.ledger.places import host_and_boot, me
 
 LOOKED_UP = PaidCall("search", "local/0", "basic", {"query": "who"}, 0, "1")
-TAUGHT = PaidCall("teacher", "local/0", "m", {"messages": []}, 0, "1")
 ELSEWHERE = "elsewhere|boot|1|1.00"
 
 
@@ -45,11 +44,11 @@ def database(tmp_path: Path) -> str:
     return str(tmp_path / "ledger.db")
 
 
-def at_once(database: str, *searches: Search, call: PaidCall = LOOKED_UP) -> list[Any]:
+def at_once(database: str, *searches: Search) -> list[Any]:
     """Each asks the same through a ledger of its own: two handles know as little of each other as two processes."""
 
     async def run(ledgers: list[Ledger]) -> list[Any]:
-        asked = (ledger.ask(call, search, Cost()) for ledger, search in zip(ledgers, searches, strict=True))
+        asked = (ledger.ask(LOOKED_UP, search, Cost()) for ledger, search in zip(ledgers, searches, strict=True))
         return await asyncio.gather(*asked)
 
     ledgers = [Ledger.open(database, run_id=f"run{number}") for number in range(len(searches))]
@@ -72,10 +71,9 @@ def leave_claim(database: str, owner: str, at: float) -> None:
         connection.execute("INSERT INTO claims VALUES (?, ?, ?, ?)", (LOOKED_UP.key, "0" * 32, owner, at))
 
 
-@pytest.mark.parametrize("call", [LOOKED_UP, TAUGHT], ids=lambda call: call.kind)
-def test_the_same_call_of_four_workers_is_paid_once(call: PaidCall, database: str) -> None:
+def test_the_same_search_of_four_workers_is_paid_once(database: str) -> None:
     search = Search()
-    answers = at_once(database, *[search] * 4, call=call)
+    answers = at_once(database, *[search] * 4)
     assert search.sent == 1 and sorted(answer.paid for answer in answers) == [False, False, False, True]
     assert all(answer.response == {"results": []} for answer in answers) and claims(database) == 0
 
