@@ -36,7 +36,7 @@ class RunParameters(BaseModel):
     edition: str = Field(
         "",
         title="Edition",
-        description="Edition of the paid answers to use; what it has stored is not asked again. Empty: the recipe's own.",
+        description="Edition of the paid answers to use; what it stored is not asked again. Empty: the recipe's own.",
         max_length=60,
     )
     search_edition: str = Field(
