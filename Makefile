@@ -57,7 +57,7 @@ demo: setup
 	$(BIN)/agentflow run demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not faults and not ui" -n 2 --dist loadgroup -rs --durations=20
+	$(BIN)/python -m pytest -m "not faults and not ui" -n 2 --dist loadscope -rs --durations=20
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults -rs --durations=20

@@ -7,18 +7,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in two processes (`make test`): all that need Prefect and Ray in one, so that both are started
-    once; of the others whole files, for what a file's tests share.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How tests are given to two processes (`make test`): all that need Prefect and Ray to one of them, so that both
+    are started once, and whole files of the others. (Marks for xdist's groups are lost between pytest 9 and xdist 3.8.)
     """
-    for item in items:
-        group = str(item.path) if "unit" in item.path.parts else "prefect and ray"
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByWhatTheyShare(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return file if file.startswith("tests/unit/") else "Prefect and Ray"
+
+    return ByWhatTheyShare(config, log)
 
 
 @pytest.fixture(scope="session")
