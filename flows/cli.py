@@ -1,4 +1,4 @@
-"""The command line: run, plan, show, diff, explain-row, recipes, ui, up, doctor.
+"""The command line: run, plan, recipes, ui, up, doctor, promote, export; with those of cli_inspection.py.
 
 Light at import, so that `--help` answers at once.
 """
@@ -11,27 +11,8 @@ from typing import Any
 
 import click
 
-root_option = click.option(
-    "--root", type=click.Path(path_type=Path), default=Path("runs"), envvar="AGENTFLOW_ROOT", show_default=True,
-    help="Folder of artifacts, ledger and reports.",
-)  # fmt: skip
-set_option = click.option(
-    "--set", "settings", multiple=True, metavar="FIELD=VALUE",
-    help="Change a field, e.g. --set sft.settings.optimiser.learning_rate=5e-4. Repeatable.",
-)  # fmt: skip
-
-budget_option = click.option(
-    "--budget-usd",
-    type=click.FloatRange(min=0),
-    help="Stop before the paid calls of this recipe's runs with a budget could cost more than this in all.",
-)
-resources_option = click.option(
-    "--resources", "resources_file", type=click.Path(path_type=Path), metavar="FILE",
-    help="YAML file that says what each stage may use, e.g. `grpo: {workers: 8, num_gpus: 1}`.",
-)  # fmt: skip
-ledger_option = click.option(
-    "--ledger", "ledger_url", envvar="AGENTFLOW_LEDGER", help="Ledger database URL.  [default: <root>/ledger.db]"
-)
+from flows.cli_inspection import diff_command, explain_row, show, show_tokens
+from flows.cli_options import budget_option, ledger_option, resources_option, root_option, set_option
 
 
 class Commands(click.Group):
@@ -53,6 +34,10 @@ def main() -> None:
     """Turn question sets into tool-using reasoning models: questions, traces, tool insertion, loss filter, SFT, cold
     start, GRPO, report.
     """
+
+
+for command in (show, diff_command, explain_row, show_tokens):
+    main.add_command(command)
 
 
 @main.command()
@@ -175,56 +160,6 @@ def plan_command(
         click.echo(line)
 
 
-@main.command()
-@click.argument("artifact")
-@root_option
-@click.option(
-    "--rows", "n_rows", type=click.IntRange(min=0), default=3, show_default=True, help="Sample rows to print."
-)
-def show(artifact: str, root: Path, n_rows: int) -> None:
-    """Print an ARTIFACT's manifest and some rows.
-
-    ARTIFACT is stage/fingerprint, the start of a fingerprint, or a path.
-    """
-    import json
-
-    from agentflow.artifacts.store import Store
-
-    found = Store.existing(root / "artifacts").resolve(artifact)
-    found.verify()
-    manifest = found.manifest.model_dump(mode="json")
-    click.echo(json.dumps(manifest, indent=1, ensure_ascii=True))
-    if found.is_table:
-        for row in found.dataset().select(range(min(n_rows, found.manifest.rows or 0))).to_list():
-            click.echo(json.dumps(row, indent=1, ensure_ascii=True))
-
-
-@main.command("diff")
-@click.argument("a")
-@click.argument("b")
-@root_option
-def diff_command(a: str, b: str, root: Path) -> None:
-    """Compare two artifacts: configuration field by field, counts, rows."""
-    from agentflow.artifacts.diff import diff
-    from agentflow.artifacts.store import Store
-
-    store = Store.existing(root / "artifacts")
-    for line in diff(store.resolve(a), store.resolve(b)).lines():
-        click.echo(line)
-
-
-@main.command("explain-row")
-@click.argument("row_id")
-@root_option
-@ledger_option
-def explain_row(row_id: str, root: Path, ledger_url: str | None) -> None:
-    """Print the whole history of a row: question, teacher call, tool calls, losses, filter decision, versions."""
-    from flows.explaining import explain_lines
-
-    for line in explain_lines(row_id, root, ledger_url):
-        click.echo(line)
-
-
 @main.command("review")
 @click.argument("recipe")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -238,18 +173,6 @@ def review_command(recipe: str, file: Path, settings: tuple[str, ...], root: Pat
     from flows.reviewing import write
 
     click.echo(write(recipe, settings, root, file))
-
-
-@main.command("show-tokens")
-@click.argument("row_id")
-@root_option
-def show_tokens(row_id: str, root: Path) -> None:
-    """Print a training row's tokens in the colours of their roles; what is trained on is underlined."""
-    from rich.console import Console
-
-    from flows.tokens import token_text
-
-    Console().print(token_text(row_id, root))
 
 
 @main.command()

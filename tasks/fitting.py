@@ -17,10 +17,10 @@ from typing import Any
 
 from prefect.logging import get_run_logger
 
-from agentflow.errors import AgentflowError, WorkersLost
+from agentflow.errors import WorkersLost
 from agentflow.training.jobs import SUMMARY, PolicyJob, SupervisedJob, TrainingSummary
 from tasks.context import Resources, RunContext, TrainingStage
-from tasks.pool import no_room, squeeze
+from tasks.pool import no_room, own_error, squeeze
 from tasks.training_worker import train_fn
 from tasks.worker_logs import with_last_lines
 
@@ -48,8 +48,8 @@ def fit(job: SupervisedJob | PolicyJob, name: TrainingStage, where: RunContext) 
             with _start_timeout(resources.wait_s):
                 _trainer(job, name, resources, where).fit()
         except WorkerGroupError as error:
-            own = _own_error(error)
-            if own is not None:
+            own = own_error(*_causes(error))
+            if own is not None:  # nothing gets better by trying it again
                 raise own from error
             if not _lost(error, dead, resources.workers):
                 raise
@@ -117,13 +117,10 @@ def _dead() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
 
-def _own_error(error: Any) -> AgentflowError | None:
-    """The error of ours that ended a worker, if one did: nothing gets better by trying it again."""
+def _causes(error: Any) -> Iterator[BaseException | None]:
+    """All that may have ended a worker of a group: Ray Train wraps it in one of two ways, or not at all."""
     for failure in error.worker_failures.values():
-        for cause in (failure, getattr(failure, "_base_exc", None), failure.__cause__):
-            if isinstance(cause, AgentflowError):
-                return cause
-    return None
+        yield from (failure, getattr(failure, "_base_exc", None), failure.__cause__)
 
 
 def _lost(error: Any, dead: set[str], workers: int) -> bool:

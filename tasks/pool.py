@@ -75,7 +75,7 @@ class ActorPool:
                 todo.append((index, item))
                 continue
             except RayTaskError as error:
-                raise own_error(error) from error
+                raise own_error(error.cause) or error from error
             self._idle.append(actor)
             yield item, result
 
@@ -119,9 +119,9 @@ class ActorPool:
         return WorkersLost(no_room(self._name, self._resources))
 
 
-def own_error(error: RayTaskError) -> Exception:
-    """What a call raised, if it is an error of ours: Ray's own text is the worker's traceback. Else Ray's error."""
-    return error.cause if isinstance(error.cause, AgentflowError) else error
+def own_error(*causes: object) -> AgentflowError | None:
+    """The first of `causes` that is an error of ours: its message is for users, Ray's is the worker's traceback."""
+    return next((cause for cause in causes if isinstance(cause, AgentflowError)), None)
 
 
 def no_room(name: str, resources: Resources) -> str:

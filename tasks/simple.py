@@ -38,7 +38,7 @@ def make_base_model(identity: Identity, config: BaseModelConfig, where: RunConte
             try:
                 ray.get(_convert.remote(config, str(folder)))
             except RayTaskError as error:
-                raise own_error(error) from error
+                raise own_error(error.cause) or error from error
 
         return store.commit_files(identity, write, recipe=where.recipe, **effort.spent())
 

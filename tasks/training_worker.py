@@ -20,8 +20,9 @@ def train_fn(config: dict[str, Any]) -> None:
     import ray.train
 
     from agentflow.models.loading import check_device
+    from tasks.training_reports import RayReportCallback
 
     check_device(config["device"])
     with recording(job.progress):
-        summary = run_job(job)
+        summary = run_job(job, [RayReportCallback()])
     ray.train.report({"steps": summary.steps})

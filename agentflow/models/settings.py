@@ -52,11 +52,15 @@ class VllmSettings(Frozen):
     # colocate: in every training worker, on its GPU. server: a running `vllm serve`, on GPUs of its own.
     server_url: Annotated[str | None, Where()] = None
     # http://HOST:PORT of that server.
+    sync: Annotated[Literal["adapter", "merged"], Where()] = "adapter"
+    # What vLLM gets after a step. adapter: the LoRA weights, from a folder that it sees [O]. merged: all weights with the
+    # adapter merged in, pushed by TRL; a server then needs NCCL.
     memory_share: Annotated[float, Where()] = Field(0.3, gt=0, lt=1)
     # Of a GPU's memory, for vLLM's weights and cache; colocate only.
     tensor_parallel: Annotated[int, Where()] = Field(1, ge=1)
     # Workers that share one copy of the model; it must divide their number. colocate only.
     sleep: Annotated[bool, Where()] = False
-    # Give the memory back while the policy is optimised; the weights are then pushed at every turn. colocate only.
+    # Give the memory back while the policy is optimised. The base's weights wait in RAM; with `merged` they are pushed
+    # again at every turn. colocate only.
     max_length: Annotated[int | None, Where()] = Field(None, ge=1)
     # Tokens of prompt and completion that room is kept for; None: what the model was made for.

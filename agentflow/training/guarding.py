@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from agentflow.errors import PolicyCollapsed
 from agentflow.rewards.contract import RewardConfig
 from agentflow.stages.grpo import GrpoConfig
-from agentflow.training.checkpoints import Owner, newest_verified, seal
+from agentflow.training.checkpoints import Owner, checkpoint_folder, newest_verified, seal
 from agentflow.training.guard import Alarm, CollapseGuard, step_stats
 
 _log = logging.getLogger(__name__)
@@ -86,12 +86,12 @@ class GuardCallback(TrainerCallback):
         """Keep the adapter beside the checkpoints, which are soon replaced by newer ones."""
         if self._config.action != "rollback" or not state.is_world_process_zero:
             return
-        name = f"checkpoint-{state.global_step}"
-        if (self._good / name).exists():
-            shutil.rmtree(self._good / name)
-        (self._good / name).mkdir(parents=True)
-        shutil.copy2(Path(args.output_dir) / name / WEIGHTS, self._good / name / WEIGHTS)
-        seal(self._good / name, state.global_step, self._owner)
+        good = checkpoint_folder(self._good, state.global_step)
+        if good.exists():
+            shutil.rmtree(good)
+        good.mkdir(parents=True)
+        shutil.copy2(checkpoint_folder(Path(args.output_dir), state.global_step) / WEIGHTS, good / WEIGHTS)
+        seal(good, state.global_step, self._owner)
 
     def conclude(self, model: Any) -> dict[str, Any]:
         """Facts for the manifest after training. Raises PolicyCollapsed if an alarm was to stop it.

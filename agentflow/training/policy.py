@@ -206,9 +206,9 @@ def _train(
     model = load_model(job.base, adapter=job.adapter, trainable=True, **base_arguments(config.optimiser))
 
     guard = GuardCallback(config, lambda: recorder.rows, job.out, owner)
-    trainer = PolicyTrainer(
+    trainer = policy_trainer(
+        job,
         model=model,
-        args=policy_arguments(job),
         train_dataset=Dataset.from_list([{"prompt": prompt_turn(row["question"], config.prompt)} for row in chosen]),
         processing_class=tokenizer,
         reward_funcs=[reward_function(part.name) for part in config.reward.parts()],
@@ -241,6 +241,17 @@ def _train(
         publish(model, job.adapter_out, job.out, summary)
         save_rollouts(rows, job)
     return summary
+
+
+def policy_trainer(job: PolicyJob, **parts: Any) -> PolicyTrainer:
+    """TRL's trainer of `job` and `parts`, which gives vLLM, where that samples, what `vllm.sync` says."""
+    arguments = policy_arguments(job)
+    if job.config.engine == "vllm" and job.config.vllm.sync == "adapter":
+        from agentflow.training.adapter_sync import adapter_alone
+
+        with adapter_alone(Path(arguments.output_dir) / "vllm"):
+            return PolicyTrainer(args=arguments, **parts)
+    return PolicyTrainer(args=arguments, **parts)
 
 
 def summary_of(

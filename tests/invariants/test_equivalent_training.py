@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pipeline_rows import filtered_rows, save
+from ray.train import UserCallback
 
 from agentflow.access import Access
 from agentflow.rendering import PromptConfig
@@ -25,12 +28,13 @@ def rows(tmp_path_factory) -> Path:
     return save(filtered_rows(24), tmp_path_factory.mktemp("rows") / "rows")
 
 
-def job_for(base: Path, rows: Path, out: Path, batch: int, accumulation: int, workers: int = 1) -> SupervisedJob:
+def job_for(base: Path, rows: Path, out: Path, batch: int, accumulation: int, workers: int = 1, **more: Any) -> SupervisedJob:
     """Dropout 0 and a fixed order of rows: what is left is arithmetic."""
     settings = SupervisedSettings(
         lora=LoraSettings(rank=8, dropout=0.0),
         optimiser=OptimiserSettings(learning_rate=5e-3, batch_size=batch, accumulation=accumulation),
         max_steps=STEPS,
+        **more,
     )
     return SupervisedJob(
         settings=settings, prompt=PromptConfig(system="T"), rows=rows, base=base, out=out, workers=workers
@@ -66,14 +70,36 @@ def test_two_processes_under_torchrun_train_as_one_on_the_same_global_batch(tiny
 
 
 @pytest.mark.faults
-def test_two_workers_train_as_one_on_the_same_global_batch(tiny_base, rows, tmp_path, ray_up):
+def test_two_workers_train_as_one_on_the_same_global_batch(tiny_base, rows, tmp_path, ray_up, monkeypatch):
+    from tasks import fitting
     from tasks.context import Resources, RunContext
-    from tasks.fitting import fit
 
+    make, heard = fitting._trainer, tmp_path / "heard.jsonl"
+
+    class Listener(UserCallback):
+        """Runs in Ray Train's controller, a process of its own, which could not import this module."""
+
+        def after_report(self, run_context: object, metrics: list[dict[str, Any]], checkpoint: object) -> None:
+            with heard.open("a") as out:
+                out.write(json.dumps(metrics) + "\n")
+
+    def listened_to(*arguments: Any) -> Any:
+        trainer = make(*arguments)
+        trainer.run_config.callbacks = [Listener()]
+        return trainer
+
+    monkeypatch.setattr(fitting, "_trainer", listened_to)
     access = Access(ledger_url=f"sqlite:///{tmp_path}/l.db", run_id="run")
     where = RunContext(root=tmp_path, recipe="r", access=access, training=Resources(cpus=1, workers=2))
     alone = losses(train_supervised(job_for(tiny_base, rows, tmp_path / "alone", 4, 2)))
-    job = job_for(tiny_base, rows, tmp_path / "both", 4, 1, workers=2)
+    job = job_for(tiny_base, rows, tmp_path / "both", 4, 1, workers=2, checkpoint_steps=2)
     job.out.mkdir()
-    both = losses(fit(job, "sft", where))
+    both = losses(fitting.fit(job, "sft", where))
     assert both == pytest.approx(alone, abs=1e-4)
+    # Ray hears of every sealed checkpoint (after step 2, and the last), from both workers, and of the end.
+    reports = [json.loads(line) for line in heard.read_text().splitlines()]
+    assert [len(of_workers) for of_workers in reports] == [2, 2, 2]
+    first, last, end = (of_workers[0] for of_workers in reports)
+    assert (first["step"], first["of"], last["step"], end["steps"]) == (2, STEPS, STEPS, STEPS)
+    assert first["loss"] == pytest.approx(both[1])
+    assert Path(last["checkpoint"]).name == "checkpoint-3"

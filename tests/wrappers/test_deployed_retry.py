@@ -37,6 +37,19 @@ def retry(machine: Up, run_id: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def slowed_night(
+    machine: Up, search: LocalService, search_edition: str, *, after: int = 2, delay_s: float = 2.0, slow: int = 1
+) -> str:
+    """Start a night whose searches after the first `after` take `delay_s` each; its id as soon as `slow` of these were
+    asked: long enough for what the test does next to hit paid work in the middle. The search service counts anew.
+    """
+    search.reset()
+    search.set_faults([{"kind": "delay", "delay_s": delay_s, "after": after}])
+    run_id = machine.start_run("nightly-data", parameters(search_edition=search_edition))
+    wait_for(lambda: search.stats()["requests"] >= after + slow)
+    return run_id
+
+
 def test_a_retried_night_asks_exactly_the_failed_searches_and_keeps_its_edition(
     machine: Up, stand_ins: tuple[LocalService, LocalService]
 ) -> None:
@@ -74,10 +87,7 @@ def test_a_killed_flow_is_shown_as_crashed_and_its_retry_pays_again_only_what_wa
     machine: Up, stand_ins: tuple[LocalService, LocalService]
 ) -> None:
     _, search = stand_ins
-    search.reset()
-    search.set_faults([{"kind": "delay", "delay_s": 2.0, "after": 3}])  # long enough to be hit in the middle
-    run_id = machine.start_run("nightly-data", parameters(search_edition="killed"))
-    wait_for(lambda: search.stats()["requests"] >= 4)
+    run_id = slowed_night(machine, search, "killed", after=3)
     process = machine.process_of(run_id)
     workers = machine.ray_workers()
     assert process is not None and workers
@@ -112,10 +122,7 @@ def test_a_server_that_is_killed_comes_back_and_no_search_is_paid_twice_and_ever
     machine: Up, stand_ins: tuple[LocalService, LocalService]
 ) -> None:
     _, search = stand_ins
-    search.reset()
-    search.set_faults([{"kind": "delay", "delay_s": 2.0, "after": 2}])
-    run_id = machine.start_run("nightly-data", parameters(search_edition="server-killed"))
-    wait_for(lambda: search.stats()["requests"] >= 3)
+    run_id = slowed_night(machine, search, "server-killed")
     (server,) = (one for one in machine.descendants() if one.cmdline()[1:5] == ["-m", "prefect", "server", "start"])
     server.kill()
     wait_for(lambda: "the Prefect server ended; started again" in machine.said())
@@ -137,10 +144,7 @@ def test_a_server_that_does_not_answer_for_a_while_ends_no_run(
     machine: Up, stand_ins: tuple[LocalService, LocalService]
 ) -> None:
     _, search = stand_ins
-    search.reset()
-    search.set_faults([{"kind": "delay", "delay_s": 2.0, "after": 2}])
-    run_id = machine.start_run("nightly-data", parameters(search_edition="server-silent"))
-    wait_for(lambda: search.stats()["requests"] >= 3)
+    run_id = slowed_night(machine, search, "server-silent")
     process = machine.process_of(run_id)
     assert process is not None
     (server,) = (one for one in machine.descendants() if one.cmdline()[1:5] == ["-m", "prefect", "server", "start"])
@@ -158,10 +162,7 @@ def test_a_server_that_does_not_answer_for_a_while_ends_no_run(
 
 def test_a_run_outlives_its_worker(machine: Up, stand_ins: tuple[LocalService, LocalService]) -> None:
     _, search = stand_ins
-    search.reset()
-    search.set_faults([{"kind": "delay", "delay_s": 2.0, "after": 2}])
-    run_id = machine.start_run("nightly-data", parameters(search_edition="worker-killed"))
-    wait_for(lambda: search.stats()["requests"] >= 3)
+    run_id = slowed_night(machine, search, "worker-killed")
     (worker,) = (one for one in machine.descendants() if one.cmdline()[1:5] == ["-m", "prefect", "worker", "start"])
     worker.kill()
     wait_for(lambda: "the worker ended; started again" in machine.said())
@@ -246,10 +247,7 @@ def test_sigterm_under_a_run_leaves_nothing_behind_and_a_retry_finishes_the_run(
     machine: Up, stand_ins: tuple[LocalService, LocalService]
 ) -> None:
     _, search = stand_ins
-    search.reset()
-    search.set_faults([{"kind": "delay", "delay_s": 5.0, "after": 2}])
-    run_id = machine.start_run("nightly-data", parameters(search_edition="stopped"))
-    wait_for(lambda: search.stats()["requests"] >= 4)
+    run_id = slowed_night(machine, search, "stopped", delay_s=5.0, slow=2)
     code, alive = machine.stop()
     assert code == 0, machine.said()
     assert alive == [], [" ".join(process.cmdline()) for process in alive]
