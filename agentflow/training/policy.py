@@ -249,7 +249,7 @@ def policy_trainer(job: PolicyJob, **parts: Any) -> PolicyTrainer:
     if job.config.engine == "vllm" and job.config.vllm.sync == "adapter":
         from agentflow.training.adapter_sync import adapter_alone
 
-        with adapter_alone(Path(arguments.output_dir) / "vllm"):
+        with adapter_alone(job.out / "trainer" / "vllm"):
             return PolicyTrainer(args=arguments, **parts)
     return PolicyTrainer(args=arguments, **parts)
 

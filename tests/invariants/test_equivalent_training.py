@@ -28,7 +28,9 @@ def rows(tmp_path_factory) -> Path:
     return save(filtered_rows(24), tmp_path_factory.mktemp("rows") / "rows")
 
 
-def job_for(base: Path, rows: Path, out: Path, batch: int, accumulation: int, workers: int = 1, **more: Any) -> SupervisedJob:
+def job_for(
+    base: Path, rows: Path, out: Path, batch: int, accumulation: int, workers: int = 1, **more: Any
+) -> SupervisedJob:
     """Dropout 0 and a fixed order of rows: what is left is arithmetic."""
     settings = SupervisedSettings(
         lora=LoraSettings(rank=8, dropout=0.0),
