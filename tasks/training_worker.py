@@ -17,12 +17,9 @@ def train_fn(config: dict[str, Any]) -> None:
     """Train one job (its JSON) as one of the workers of a group; rank 0 leaves the summary in the job's folder."""
     job = read_job(config["job"])
     load_secrets(config["secrets"])
-    import ray.train
-
     from agentflow.models.loading import check_device
     from tasks.training_reports import RayReportCallback
 
     check_device(config["device"])
     with recording(job.progress):
-        summary = run_job(job, [RayReportCallback()])
-    ray.train.report({"steps": summary.steps})
+        run_job(job, [RayReportCallback()])

@@ -9,6 +9,7 @@ while a trainer is made, since TRL has no switch for them.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,19 +17,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import requests
+from accelerate.utils import broadcast_object_list
 from peft import LoraConfig
 from trl.generation import vllm_generation
 from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration
 from trl.trainer import grpo_trainer
 
-from agentflow.errors import ConfigError
+from agentflow.errors import AgentflowError, ConfigError, ConnectionFailed
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # That vLLM makes room for adapters of.
 HERE = "default"
 # PEFT's name of the adapter that trains.
-OK = 200
+OK, NOT_FOUND = 200, 404
+LOAD_S = 600.0
+# What a server may take to load an adapter.
 
 
 @contextmanager
@@ -50,10 +55,15 @@ class AdapterGeneration(VLLMGeneration):
     """TRL's access to vLLM, colocated or a server, that samples with the newest adapter it was given."""
 
     def __init__(self, *arguments: Any, folder: Path, **named: Any) -> None:
-        self._folder, self._loaded = folder, 0
+        self._folder, self._loaded, self._run = folder, 0, ""
         super().__init__(*arguments, **named)
 
     def _init_vllm(self) -> None:
+        # Before a kill this training, and on the same server others, may have counted from 1 too. vLLM keeps what it
+        # computed of a prompt by the adapter's name and path: both must be new.
+        self._run = broadcast_object_list([secrets.token_hex(4)])[0]
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self._folder, ignore_errors=True)
         rank = room_for(cast(LoraConfig, self.model.peft_config[HERE]).r)
         with (
             _replaced(vllm_generation, "LLM", partial(_AdaptedLLM, rank=rank)),
@@ -62,27 +72,45 @@ class AdapterGeneration(VLLMGeneration):
             super()._init_vllm()
 
     def sync_weights(self) -> None:
-        """Load the adapter as it is now; called in all workers. Raises ConfigError if a server refuses it."""
-        self._loaded += 1
-        folder = self._folder / f"adapter-{self._loaded}"
+        """Load the adapter as it is now; called in all workers, which fail together.
+
+        Raises ConfigError if a server refuses the adapter, ConnectionFailed if it cannot be reached.
+        """
+        before, self._loaded = self._path(), self._loaded + 1
+        now = self._path()
         if self.accelerator.is_main_process:
-            # A resumed training counts from the start again.
-            shutil.rmtree(folder, ignore_errors=True)
-            self.model.save_pretrained(str(folder), selected_adapters=[HERE])
+            # Without False, PEFT asks the hub for the base at every step.
+            self.model.save_pretrained(str(now), selected_adapters=[HERE], save_embedding_layers=False)
         self.accelerator.wait_for_everyone()
         if self.mode == "colocate":
             self._wake()
-            self.llm.load(self._loaded, folder)
-        elif self.accelerator.is_main_process:
-            self.vllm_client.load(self._loaded, folder)
+            self.llm.load(now, self._loaded)
+        else:
+            self._load_on_server(now)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            shutil.rmtree(self._folder / f"adapter-{self._loaded - 1}", ignore_errors=True)
+            shutil.rmtree(before, ignore_errors=True)
 
     def generate(self, *arguments: Any, **named: Any) -> tuple[Any, ...]:
         """As TRL's; a vLLM that slept has its weights still and needs no push."""
         self._wake()
         return super().generate(*arguments, **named)
+
+    def _path(self) -> Path:
+        """Where the adapter loaded last lies; its name is the folder's."""
+        return self._folder / f"policy-{self._run}-{self._loaded}"
+
+    def _load_on_server(self, folder: Path) -> None:
+        refused: list[AgentflowError | None] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                self.vllm_client.load(folder)
+            except AgentflowError as error:
+                refused[0] = error
+        # A worker that raised alone would leave the others waiting.
+        refusal = broadcast_object_list(refused)[0]
+        if refusal is not None:
+            raise refusal
 
     def _wake(self) -> None:
         if self.mode == "colocate" and self.enable_sleep_mode and self._llm_weights_sleeping:
@@ -100,10 +128,10 @@ class _AdaptedLLM:
         self._llm = LLM(**options, enable_lora=True, max_loras=1, max_lora_rank=rank)
         self._adapter: Any = None
 
-    def load(self, number: int, folder: Path) -> None:
+    def load(self, folder: Path, number: int) -> None:
         from vllm.lora.request import LoRARequest
 
-        before, self._adapter = self._adapter, LoRARequest(f"policy-{number}", number, str(folder))
+        before, self._adapter = self._adapter, LoRARequest(folder.name, number, str(folder))
         if before is not None:
             self._llm.llm_engine.remove_lora(before.lora_int_id)
         self._llm.llm_engine.add_lora(self._adapter)
@@ -129,15 +157,24 @@ class _AdaptedClient(VLLMClient):
     def init_communicator(self, device: Any = 0) -> None:
         """Nothing: it would make a group of GPUs to push weights through."""
 
-    def load(self, number: int, folder: Path) -> None:
-        before, self.model = self.model, f"policy-{number}"
-        self._ask("load", lora_name=self.model, lora_path=str(folder.absolute()), load_inplace=True)
-        if before != self._base:
-            self._ask("unload", lora_name=before)
+    def load(self, folder: Path) -> None:
+        """Sample with the adapter in `folder` from now on, and let go of the one before.
 
-    def _ask(self, verb: str, **body: Any) -> None:
-        answer = self.session.post(f"{self.base_url}/v1/{verb}_lora_adapter", json=body)
-        if answer.status_code != OK:
+        Raises ConfigError if the server refuses it, ConnectionFailed if there is no answer.
+        """
+        self._ask("load", {"lora_name": folder.name, "lora_path": str(folder.absolute())}, (OK,))
+        before, self.model = self.model, folder.name
+        if before != self._base:
+            # An unknown name is let go of already.
+            self._ask("unload", {"lora_name": before}, (OK, NOT_FOUND))
+
+    def _ask(self, verb: str, body: dict[str, str], good: tuple[int, ...]) -> None:
+        try:
+            # Not by TRL's session: it tries a refusal (500) five times and then hides it.
+            answer = requests.post(f"{self.base_url}/v1/{verb}_lora_adapter", json=body, timeout=LOAD_S)
+        except requests.RequestException as error:
+            raise ConnectionFailed(f"the vLLM server at {self.base_url} gave no answer: {error}") from error
+        if answer.status_code not in good:
             raise ConfigError(
                 f"the vLLM server at {self.base_url} did not {verb} the policy's adapter ({answer.status_code}: "
                 f"{answer.text[:300]}). Start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and VLLM_SERVER_DEV_MODE=1 "

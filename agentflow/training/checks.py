@@ -105,6 +105,10 @@ def check_policy(config: GrpoConfig, workers: int) -> None:
     if config.engine != "vllm":
         return
     _check_vllm_is_here(uses_gpu(config.optimiser))
+    if config.vllm.sync == "merged" and not uses_gpu(config.optimiser):
+        raise ConfigError(
+            "grpo.vllm.sync 'merged' needs a GPU: vLLM for CPUs cannot take weights that are pushed; use 'adapter'"
+        )
     settings = config.vllm
     if (settings.mode == "server") != (settings.server_url is not None):
         raise ConfigError(
@@ -128,8 +132,8 @@ def _check_vllm_is_here(gpu: bool) -> None:
     """Raise ConfigError if vLLM, or the build of it for where this training runs, is missing."""
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
-            "grpo.engine 'vllm' needs the package vllm (`pip install 'agentflow[vllm]'` on the GPU nodes); use engine "
-            "'builtin', which needs it not"
+            "grpo.engine 'vllm' needs the package vllm on the nodes that train (docs/gpu.md says which versions fit "
+            "together); use engine 'builtin', which needs it not"
         )
     from vllm.platforms import current_platform
 

@@ -166,7 +166,7 @@ def whole_adapter(trainer: Any, optimiser: OptimiserSettings) -> dict[str, torch
 
 
 def vllm_arguments(settings: VllmSettings) -> dict[str, Any]:
-    """Of `trl.GRPOConfig`: vLLM inside the workers, or on a server of its own. TRL pushes the weights, merged."""
+    """Of `trl.GRPOConfig`: vLLM inside the workers, or on a server of its own."""
     return {
         "use_vllm": True,
         "vllm_mode": settings.mode,

@@ -15,14 +15,15 @@ import pytest
 import requests
 from policy_jobs import asked_for, policy_job, rollouts_of
 
-from agentflow.errors import ConfigError
+from agentflow.errors import ConfigError, ConnectionFailed
 from agentflow.models.settings import VllmSettings
-from agentflow.training.adapter_sync import AdapterGeneration
+from agentflow.training.adapter_sync import AdapterGeneration, _AdaptedClient
 from agentflow.training.jobs import SUMMARY, PolicyJob, TrainingSummary
 from agentflow.training.policy import train_policy
 from flows.local import free_port
 
 STEPS = 4
+UPDATING = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 FOLLOWS = 0.05
 # Mean difference of a token's log-probability between vLLM (in bfloat16) and the policy (in float32): 0.01 is measured
 # with the same weights, 0.3 and more with those of the step before.
@@ -109,18 +110,36 @@ def served(base: Path, log: Path, *options: str, **environment: str) -> Iterator
         server.wait(60)
 
 
-def test_a_served_vllm_follows_the_policy_by_its_adapter(taught: Path, tmp_path: Path) -> None:
+def test_a_served_vllm_follows_every_policy_that_uses_it(taught: Path, tmp_path: Path) -> None:
+    """Two trainings, one after the other, count their steps alike; the server must not take one for the other."""
     options = ("--enable-lora", "--max-lora-rank", "8")
-    log = tmp_path / "server.log"
-    with served(taught / "base", log, *options, VLLM_ALLOW_RUNTIME_LORA_UPDATING="True") as url:
-        job = job_of(taught, tmp_path, mode="server", server_url=url)
-        check_rollouts(job, train_policy(job))
+    with served(taught / "base", tmp_path / "server.log", *options, **UPDATING) as url:
+        for name in ("one", "other"):
+            job = job_of(taught, tmp_path / name, mode="server", server_url=url)
+            check_rollouts(job, train_policy(job))
         names = [model["id"] for model in requests.get(f"{url}/v1/models", timeout=10).json()["data"]]
-    assert names == [str(taught / "base"), f"policy-{STEPS}"]
+    last = [name.rpartition("-") for name in names[1:]]
+    assert names[0] == str(taught / "base") and [step for _, _, step in last] == [str(STEPS)] * 2
+    assert len({run for run, _, _ in last}) == 2
 
 
-def test_a_server_that_takes_no_adapters_is_an_error_with_the_command_to_start_it(taught: Path, tmp_path: Path) -> None:
-    with served(taught / "base", tmp_path / "server.log") as url:
+@pytest.mark.parametrize("options", [(), ("--enable-lora", "--max-lora-rank", "1")], ids=["no adapters", "small ones"])
+def test_a_server_that_refuses_the_adapter_is_an_error_with_the_command_to_start_it(
+    taught: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    with served(taught / "base", tmp_path / "server.log", *options, **(UPDATING if options else {})) as url:
         job = job_of(taught, tmp_path, mode="server", server_url=url)
         with pytest.raises(ConfigError, match=r"did not load the policy's adapter .*--enable-lora --max-lora-rank 8"):
             train_policy(job)
+
+
+def test_pushing_merged_weights_is_refused_without_a_gpu(taught: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sync 'merged' needs a GPU"):
+        train_policy(job_of(taught, tmp_path, sync="merged"))
+
+
+def test_a_server_that_goes_away_is_a_failed_connection(taught: Path, tmp_path: Path) -> None:
+    client = _AdaptedClient.__new__(_AdaptedClient)
+    client.base_url, client.model = f"http://127.0.0.1:{free_port(None, 'vllm')}", "base"
+    with pytest.raises(ConnectionFailed, match="gave no answer"):
+        client.load(tmp_path / "policy-1")
