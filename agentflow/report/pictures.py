@@ -132,6 +132,14 @@ def _points(rows: Rows, key: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
+def rollout_points(log: Rows, key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of `key`, by the step whose rollouts they describe: the trainer logs when that is done, from 1
+    on, and rollouts count steps from 0.
+    """
+    steps, values = _points(log, key)
+    return [step - 1 for step in steps], values
+
+
 def losses(logs: dict[str, Rows]) -> Markup | None:
     """Training loss over steps, one panel for SFT and one for the cold start."""
     shown = [(name, rows) for name, rows in logs.items() if name != "grpo" and _points(rows, "loss")[0]]
@@ -158,12 +166,12 @@ def rewards(steps: Sequence[dict[str, Any]], log: Rows) -> Markup | None:
     if not steps:
         return None
     extras = [
-        (title, _points(log, key))
+        (title, rollout_points(log, key))
         for key, title in (
             ("kl", "KL to the reference, nats"),
             ("completions/mean_length", "completion length, tokens"),
         )
-        if _points(log, key)[0]
+        if rollout_points(log, key)[0]
     ]
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(_FULL, 2.7, 2 + len(extras))

@@ -19,6 +19,7 @@ from report_rows import (
 
 from agentflow.report.model import Limits, RunRecord, StageRun
 from agentflow.report.page import render_page
+from agentflow.report.pictures import rollout_points
 from agentflow.report.samples import judged_calls, mark_calls, mark_spans
 from agentflow.report.summary import summarise_run
 
@@ -178,6 +179,12 @@ def test_ids_in_pictures_are_unique_and_refer_to_something(full_page):
 def test_pictures_take_their_colours_from_the_page(full_page):
     for _, attributes in Elements(full_page).tags:
         assert not re.search(r"#[0-9a-f]{6}", attributes.get("style") or "")
+
+
+def test_the_trainers_log_stands_at_the_step_of_its_rollouts():
+    """Beside the rewards of the same rollouts, which count steps from 0."""
+    log = [{"step": 1, "kl": 0.1}, {"step": 2, "kl": float("nan")}, {"step": 3, "kl": 0.3}, {"train_runtime": 9.0}]
+    assert rollout_points(log, "kl") == ([0, 2], [0.1, 0.3])
 
 
 def test_calls_removed_by_the_filter_are_shown_struck_through(tmp_path):
