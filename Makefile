@@ -63,8 +63,11 @@ test: setup
 test-faults: setup
 	$(BIN)/python -m pytest -m faults -rs --durations=20
 
-test-ui: setup
+.venv/.browser: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
+	touch $@
+
+test-ui: .venv/.browser
 	$(BIN)/python -m pytest -m ui -rs
 
 # vLLM's versions of torch and transformers are not ours: it gets its own environment.
@@ -92,7 +95,8 @@ check-docker: setup
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
-bench: setup
+# One row of `operations` drives a browser.
+bench: setup $(if $(filter operations,$(NAME)),.venv/.browser)
 	$(BIN)/python -m benchmarks.run $(NAME)
 
 clean:
