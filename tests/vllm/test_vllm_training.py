@@ -25,8 +25,8 @@ from flows.local import free_port
 STEPS = 4
 UPDATING = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 FOLLOWS = 0.05
-# Mean difference of a token's log-probability between vLLM (in bfloat16) and the policy (in float32): 0.01 is measured
-# with the same weights, 0.3 and more with those of the step before.
+# Most that the mean difference of a token's log-probability between vLLM (in bfloat16) and the policy (in float32) may
+# be: with the same weights 0.005 to 0.019 was measured; what another adapter gives is the test "left behind" below.
 
 
 def job_of(taught: Path, folder: Path, workers: int = 1, **settings: Any) -> PolicyJob:
