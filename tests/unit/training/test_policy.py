@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from agentflow.rendering import PromptConfig, prompt_head, prompt_turn
 from agentflow.rewards.contract import GOLD_CALLS
 from agentflow.rewards.grading import out_of_range
 from agentflow.rewards.groups import group_advantages
+from agentflow.rewards.process import Grader
 from agentflow.schemas import QUESTIONS, ROLLOUTS
 from agentflow.stages.grpo import GraderConfig, GrpoConfig, ToolFailureLimit, choose_prompts
 from agentflow.tools.calculator import Calculator
@@ -303,9 +305,15 @@ def test_a_gold_call_that_the_syntax_cannot_hold_is_refused_with_the_one_that_ca
     assert choose_prompts([foreign], config.model_copy(update={"prompt": PromptConfig(syntax="json")}), workers=1)
 
 
-def test_a_grader_that_fails_too_often_stops_the_stage_and_nothing_is_published(taught, tmp_path):
-    job = job_for(taught, tmp_path, access_of(tmp_path), grader=GraderConfig(timeout_s=1e-6))
-    with pytest.raises(GraderFailed, match=r"[1-8] of 8 rollouts could not be graded, allowed are 1.0%.*timeout_s"):
+SILENT = "import json, sys\ninput()\nprint(json.dumps({'ready': True}), flush=True)\nfor line in sys.stdin:\n    pass\n"
+
+
+def test_a_grader_that_fails_too_often_stops_the_stage_and_nothing_is_published(taught, tmp_path, monkeypatch):
+    (tmp_path / "silent.py").write_text(SILENT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("agentflow.training.grading.Grader", functools.partial(Grader, program="silent"))
+    job = job_for(taught, tmp_path, access_of(tmp_path), grader=GraderConfig(timeout_s=0.1))
+    with pytest.raises(GraderFailed, match=r"8 of 8 rollouts could not be graded, allowed are 1.0%.*timeout_s"):
         train_policy(job)
     assert not job.adapter_out.exists()
 
