@@ -16,14 +16,12 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from agentflow.errors import BudgetExceeded
 from agentflow.ledger import claims, stops
-from agentflow.ledger.claims import ClaimEntry
-from agentflow.ledger.database import insert_new, reading, run_again, told, upsert
+from agentflow.ledger.claims import Claim, ClaimEntry, Unclaim
+from agentflow.ledger.database import in_chunks, insert_new, reading, run_again, told, upsert
 from agentflow.ledger.limits import Extend, Grant, LimitEntry, Limits, Pause, Settle
 from agentflow.ledger.models import ATTEMPTS, BUDGETS, CALLS, REPLAYS, RESERVATIONS
 from agentflow.ledger.stops import NoteStop
 
-_KEYS_PER_SELECT = 500
-# Below every database's limit of bound parameters in one statement.
 Row = dict[str, Any]
 _LIMIT_ENTRIES = (Grant, Settle, Extend, Pause)
 
@@ -48,6 +46,8 @@ class Finish:
     # Id of the reservation that this settles.
     replace: bool = False
     # The stored answer is corrupt: overwrite it.
+    claim: str | None = None
+    # Id of the claim on the call, which ends with it.
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,6 @@ class CountReplay:
 
 
 Entry = Reserve | Finish | Release | CountReplay | NoteStop | ClaimEntry | LimitEntry
-
-
-def in_chunks(keys: Iterable[str]) -> Iterable[list[str]]:
-    """Distinct `keys`, sorted, in pieces that fit one statement."""
-    distinct = sorted(set(keys))
-    for start in range(0, len(distinct), _KEYS_PER_SELECT):
-        yield distinct[start : start + _KEYS_PER_SELECT]
 
 
 class Books:
@@ -114,10 +107,11 @@ class Books:
             for kind, count in sorted(replayed.items()):
                 self._add_replays(connection, kind, count)
             stops.apply(self._engine, connection, [entry for entry in entries if isinstance(entry, NoteStop)])
-            claimed = [(at, entry) for at, entry in enumerate(entries) if isinstance(entry, ClaimEntry)]
-            held = claims.apply(self._engine, connection, [entry for _, entry in claimed])
-            for (at, _), holder in zip(claimed, held, strict=True):
-                results[at] = holder
+            claimed = [(at, given) for at, entry in enumerate(entries) if (given := _claim_entry(entry)) is not None]
+            standings = claims.apply(self._engine, connection, [entry for _, entry in claimed])
+            for (at, entry), standing in zip(claimed, standings, strict=True):
+                if isinstance(entry, Claim):
+                    results[at] = standing
             # Last, so that a limit all processes wait for is held as shortly as can be.
             limited = [(at, entry) for at, entry in enumerate(entries) if isinstance(entry, _LIMIT_ENTRIES)]
             granted = self._limits.apply(connection, [entry for _, entry in limited])
@@ -201,6 +195,12 @@ class Books:
         statement = upsert(self._engine, REPLAYS).values(run_id=self._run_id, kind=kind, replayed=count)
         total = REPLAYS.c.replayed + statement.excluded.replayed
         connection.execute(statement.on_conflict_do_update(index_elements=["run_id", "kind"], set_={"replayed": total}))
+
+
+def _claim_entry(entry: Entry) -> ClaimEntry | None:
+    if isinstance(entry, Finish):
+        return None if entry.claim is None else Unclaim(entry.attempt["key"], entry.claim)
+    return entry if isinstance(entry, ClaimEntry) else None
 
 
 def _usd(micro: int) -> str:

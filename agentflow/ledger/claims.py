@@ -1,9 +1,7 @@
-"""Who is at a search right now, over all processes: the others wait for its answer instead of paying for it too.
+"""Who is at a paid call right now, over all processes: the others wait for its answer instead of paying for it too.
 
 A claim lasts from before the call until its answer is stored or it failed, and who holds it renews it. Workers that
-answer or roll out side by side look the same things up. Teacher calls hardly ever meet (a stage is made by one run at a
-time) and would take a tenth longer (measured), so they are not claimed: runs that differ in a later field, or samples
-with the very same reasoning in two batches, both pay if they ask the same at the same moment.
+answer or roll out side by side look the same things up; runs that differ in a later field ask a teacher the same.
 A process of this host that is gone holds nobody up; any other holder counts until it has not renewed for a while, by
 the waiter's own clock. If it fell silent but lives (it was stopped, or cut off from the database), its call may be paid
 twice; nobody can know better from here. Ours.
@@ -12,35 +10,36 @@ twice; nobody can know better from here. Ours.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, select, update
 
-from agentflow.ledger.database import insert_new
-from agentflow.ledger.models import CLAIMS
+from agentflow.ledger.database import in_chunks, insert_new
+from agentflow.ledger.models import CALLS, CLAIMS
 from agentflow.ledger.places import is_alive
 from agentflow.waiting import unhurried
 
 POLL_S = 0.1
-CLAIMED = frozenset({"search"})
-# Kinds of calls that are claimed.
 RENEW_S = 20.0
 LEASE_S = 120.0
 # A claim that was not renewed for so long was left behind: by a process of another host that died, or on a full disk.
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Ask for a call to be one's own. Result: None if it is, else the row of who has it."""
+    """Ask for a call to be one's own. Result: a `Standing`."""
 
-    row: Row
+    key: str
+    # Of the call, as in `calls`; the fields are those of `claims`.
+    id: str
+    owner: str
+    at: float
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,31 @@ class Unclaim:
 
 @dataclass(frozen=True)
 class Renew:
-    """Say that a claim's holder still is at it. Result: None."""
+    """Say that a holder still is at its calls. Result: None."""
 
-    key: str
+    keys: Sequence[str]
     id: str
     at: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a call stands that was asked for."""
+
+    holder: Claim | None = None
+    # Who has it; None if it is one's own now.
+    answered: bool = False
+    # Whether an answer is stored, of whatever age and state.
 
 
 ClaimEntry = Claim | Unclaim | Renew
 
 
 class Claims:
-    """The claims of one ledger; `submit` queues an entry for its writer, `later` one that nobody waits for."""
+    """The claims of one ledger; `submit` queues an entry for its writer, `later` one that nobody waits for.
+
+    One thread renews them all: thousands of calls may wait for their turn at once.
+    """
 
     def __init__(
         self,
@@ -72,71 +84,122 @@ class Claims:
         later: Callable[[ClaimEntry], None],
         owner: str,
     ) -> None:
-        self._submit, self._later, self._owner, self._id = submit, later, owner, uuid.uuid4().hex
+        self._submit, self._later, self._owner = submit, later, owner
+        self.id = uuid.uuid4().hex
+        self._held: set[str] = set()
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._renewer: threading.Thread | None = None
 
-    @asynccontextmanager
-    async def held(self, key: str) -> AsyncIterator[None]:
-        """The call is this ledger's to make inside; waits until it is. Raises StoreError."""
-        await self._take(key)
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle
+    async def take(self, key: str) -> bool:
+        """Wait until the call is this ledger's to make, until `release`. Raises StoreError.
 
-        def renew() -> None:
-            nonlocal timer
-            self._later(Renew(key, self._id, time.time()))
-            timer = loop.call_later(RENEW_S, renew)
+        Returns whether an answer is stored by now: whoever had the call has stored it, unless it failed.
+        """
+        answered = await self._take(key)
+        with self._lock:
+            self._held.add(key)
+            if self._renewer is None:
+                self._renewer = threading.Thread(target=self._renew, name="ledger-claims", daemon=True)
+                self._renewer.start()
+        return answered
 
-        timer = loop.call_later(RENEW_S, renew)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            self._later(Unclaim(key, self._id))  # behind whatever is queued
+    def release(self, key: str) -> None:
+        """Give the call up if it still is this ledger's, behind whatever is queued."""
+        if self.forget(key):
+            self._later(Unclaim(key, self.id))
 
-    async def _take(self, key: str) -> None:
+    def forget(self, key: str) -> bool:
+        """Renew no more a claim that was given up with what came of its call. Returns whether there was one."""
+        with self._lock:
+            was_held = key in self._held
+            self._held.discard(key)
+        return was_held
+
+    def close(self) -> None:
+        """Renew nothing any more."""
+        self._closing.set()
+        if self._renewer is not None:
+            self._renewer.join()
+
+    def _renew(self) -> None:
+        while not self._closing.wait(RENEW_S):
+            with self._lock:
+                held = tuple(self._held)
+            if held:
+                self._later(Renew(held, self.id, time.time()))
+
+    async def _take(self, key: str) -> bool:
         seen: tuple[str, float] | None = None
         since = time.monotonic()
-        while (holder := await self._ask(key)) is not None:
-            if seen != (holder["id"], holder["at"]):
-                seen, since = (holder["id"], holder["at"]), time.monotonic()
-            if is_alive(holder["owner"]) is False or time.monotonic() - since > LEASE_S:
-                await asyncio.wrap_future(self._submit(Unclaim(key, holder["id"])))
+        while (holder := (standing := await self._ask(key)).holder) is not None:
+            if seen != (holder.id, holder.at):
+                seen, since = (holder.id, holder.at), time.monotonic()
+            if is_alive(holder.owner) is False or time.monotonic() - since > LEASE_S:
+                await asyncio.wrap_future(self._submit(Unclaim(key, holder.id)))
                 continue
             with unhurried():  # that call has a deadline of its own
                 await asyncio.sleep(POLL_S)
+        return standing.answered
 
-    async def _ask(self, key: str) -> Row | None:
-        row = {"key": key, "id": self._id, "owner": self._owner, "at": time.time()}
+    async def _ask(self, key: str) -> Standing:
+        claim = Claim(key, self.id, self._owner, time.time())
         try:
-            holder: Row | None = await asyncio.wrap_future(self._submit(Claim(row)))
+            standing: Standing = await asyncio.wrap_future(self._submit(claim))
         except asyncio.CancelledError:
-            self._later(Unclaim(key, self._id))
+            self._later(Unclaim(key, self.id))
             raise
-        return holder
+        return standing
 
 
-def apply(engine: Engine, connection: Connection, entries: Sequence[ClaimEntry]) -> list[Row | None]:
-    """All entries, in the order of their keys, so that two processes on PostgreSQL lock rows in the same order."""
-    results: list[Row | None] = [None] * len(entries)
-    for at, entry in sorted(enumerate(entries), key=lambda each: _key(each[1])):
-        if isinstance(entry, Claim):
-            results[at] = _claim(engine, connection, entry.row)
-            continue
-        own = (CLAIMS.c.key == entry.key, CLAIMS.c.id == entry.id)
-        if isinstance(entry, Renew):
-            connection.execute(update(CLAIMS).where(*own).values(at=entry.at))
-        else:
-            connection.execute(delete(CLAIMS).where(*own))
+def apply(engine: Engine, connection: Connection, entries: Sequence[ClaimEntry]) -> list[Standing | None]:
+    """All entries, in few statements: of one key in their order, of different keys in any.
+
+    Claims come before what gives them up, both sorted by key, so that two processes on PostgreSQL lock rows in the
+    same order.
+    """
+    results: list[Standing | None] = [None] * len(entries)
+    for group in _one_of_each_key(entries):
+        standings = _claim(
+            engine, connection, {key: entry for key, (_, entry) in group.items() if isinstance(entry, Claim)}
+        )
+        given_up = [
+            {"own_key": key, "own_id": entry.id} for key, (_, entry) in group.items() if isinstance(entry, Unclaim)
+        ]
+        if given_up:
+            own = (CLAIMS.c.key == bindparam("own_key"), CLAIMS.c.id == bindparam("own_id"))
+            connection.execute(delete(CLAIMS).where(*own), given_up)
+        for key, (at, _) in group.items():
+            results[at] = standings.get(key)
+    for renewed in (entry for entry in entries if isinstance(entry, Renew)):
+        for keys in in_chunks(renewed.keys):
+            own = (CLAIMS.c.key.in_(keys), CLAIMS.c.id == renewed.id)
+            connection.execute(update(CLAIMS).where(*own).values(at=renewed.at))
     return results
 
 
-def _claim(engine: Engine, connection: Connection, row: Row) -> Row | None:
-    holder = None
-    while holder is None:  # given up between the two statements
-        connection.execute(insert_new(engine, CLAIMS), row)
-        holder = connection.execute(select(CLAIMS).where(CLAIMS.c.key == row["key"])).mappings().one_or_none()
-    return None if holder["id"] == row["id"] else dict(holder)
+def _one_of_each_key(entries: Sequence[ClaimEntry]) -> Iterator[dict[str, tuple[int, Claim | Unclaim]]]:
+    """The claims made and given up with their places, by their keys, sorted; cut where a key comes again."""
+    group: dict[str, tuple[int, Claim | Unclaim]] = {}
+    for at, entry in enumerate(entries):
+        if isinstance(entry, Renew):
+            continue
+        if entry.key in group:
+            yield dict(sorted(group.items()))
+            group = {}
+        group[entry.key] = (at, entry)
+    yield dict(sorted(group.items()))
 
 
-def _key(entry: ClaimEntry) -> str:
-    return str(entry.row["key"]) if isinstance(entry, Claim) else entry.key
+def _claim(engine: Engine, connection: Connection, claims: dict[str, Claim]) -> dict[str, Standing]:
+    standings: dict[str, Standing] = {}
+    while wanted := {key: claim for key, claim in claims.items() if key not in standings}:
+        connection.execute(insert_new(engine, CLAIMS), [vars(claim) for claim in wanted.values()])
+        for keys in in_chunks(wanted):
+            answered = set(connection.scalars(select(CALLS.c.key).where(CALLS.c.key.in_(keys))))
+            # No row for a key whose claim was given up between the two statements: it is asked for again.
+            for row in connection.execute(select(CLAIMS).where(CLAIMS.c.key.in_(keys))).mappings():
+                holder = Claim(**row)
+                own = holder.id == wanted[holder.key].id
+                standings[holder.key] = Standing(None if own else holder, holder.key in answered)
+    return standings

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,9 @@ BUSY_TIMEOUT_S = 60
 _CREATE_LOCK = 0x61676C67
 # What a database says when it rolled a transaction back as a whole and it may simply be done again.
 _AGAIN = ("database is locked", "database table is locked", "deadlock detected", "could not serialize access")
+
+_KEYS_PER_SELECT = 500
+# Below every database's limit of bound parameters in one statement.
 
 Result = TypeVar("Result")
 
@@ -122,6 +125,13 @@ def _create_tables(engine: Engine) -> None:
                 f"the ledger has schema version {version}, this program reads {SCHEMA_VERSION}; "
                 "use the program that wrote it or another ledger"
             )
+
+
+def in_chunks(keys: Iterable[str]) -> Iterable[list[str]]:
+    """Distinct `keys`, sorted, in pieces that fit one statement."""
+    distinct = sorted(set(keys))
+    for start in range(0, len(distinct), _KEYS_PER_SELECT):
+        yield distinct[start : start + _KEYS_PER_SELECT]
 
 
 def upsert(engine: Engine, table: Table) -> postgresql.Insert | sqlite.Insert:

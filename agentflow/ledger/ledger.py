@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from agentflow.ledger import meters
 from agentflow.ledger.batcher import Batcher
 from agentflow.ledger.books import Books, CountReplay, Entry, Finish, Release, Reserve, Row
 from agentflow.ledger.calls import MODES, Answer, Cost, Mode, PaidCall, Recorded, Refusal
-from agentflow.ledger.claims import CLAIMED, Claims
+from agentflow.ledger.claims import Claims
 from agentflow.ledger.database import open_engine, told, upsert
 from agentflow.ledger.limits import Granted, LimitEntry
 from agentflow.ledger.models import BUDGETS
@@ -49,6 +49,18 @@ _log = logging.getLogger(__name__)
 
 class _LeaderGone(Exception):
     """The ask that others waited for was cancelled; one of them takes over."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A call that was sent, before what came of it is kept."""
+
+    attempt: Row
+    started: float
+    reservation: str | None
+    outcome: Answer | Refusal
+    answer: Row | None
+    # A row of `calls`; None for a Refusal.
 
 
 class Ledger:
@@ -129,6 +141,7 @@ class Ledger:
 
     def close(self) -> None:
         """Write what is queued and let go of the database. Raises StoreError if some of it could not be written."""
+        self._claims.close()
         self._writer.close()
         self._reader.close()
         self._engine.dispose()
@@ -145,7 +158,7 @@ class Ledger:
         `send` is called at most once. `admit` is entered around reserving and sending (a semaphore, a wait), never
         for stored answers; `permit` is awaited right before `send`: until it returns nothing has been sent, and if it
         fails nothing is charged. Once an answer could not be stored nothing further is sent. Concurrent asks of one key
-        share one call; of searches, those of all processes do. Raises ReplayMissing (its `stops_run` is True in mode
+        share one call, those of other processes too. Raises ReplayMissing (its `stops_run` is True in mode
         `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure of `permit` and `send`.
         """
         while True:
@@ -194,14 +207,18 @@ class Ledger:
             )
             missing.stops_run = self.mode == "replay_or_fail"
             raise missing
-        if call.kind not in CLAIMED:
-            return await self._pay(call, send, worst_case, admit, permit, replace_it=row is not None)
-        async with self._claims.held(call.key):
-            # Whoever had it has stored its answer, unless it failed.
-            row = await asyncio.wrap_future(self._reader.submit(call.key))
-            if (recorded := self._stored(call, row)) is not None:
-                return recorded
-            return await self._pay(call, send, worst_case, admit, permit, replace_it=row is not None)
+        # Claimed before the wait for a slot, so that no slot is empty while the claim is written.
+        answered = await self._claims.take(call.key)
+        try:
+            if answered:
+                row = await asyncio.wrap_future(self._reader.submit(call.key))
+                if (recorded := self._stored(call, row)) is not None:
+                    return recorded
+            async with admit() if admit else contextlib.nullcontext():
+                sent = await self._send(call, send, worst_case, permit)
+            return await self._keep(call, sent, worst_case, replace_it=row is not None)
+        finally:
+            self._claims.release(call.key)
 
     def _stored(self, call: PaidCall, row: Row | None) -> Recorded | None:
         """The answer in a row of `calls`, counted as a replay; None if there is none, or it is damaged or too old."""
@@ -211,57 +228,51 @@ class Ledger:
         self._later(CountReplay(call.kind))
         return Recorded(response, call.key, False, row["fetched_at"])
 
-    async def _pay(
-        self,
-        call: PaidCall,
-        send: Send,
-        worst_case: Cost,
-        admit: Admit | None,
-        permit: Permit | None,
-        *,
-        replace_it: bool,
-    ) -> Recorded:
-        async with admit() if admit else contextlib.nullcontext():
-            if self._unwritable is not None:
-                raise StoreError(str(self._unwritable))
-            reservation = await self._reserve(call, worst_case)
-            if permit is not None:
-                try:
-                    await permit()
-                except BaseException:
-                    if reservation is not None:
-                        self._later(Release(reservation))
-                    raise
-            attempt = self._attempt(call)
-            started = time.monotonic()
+    async def _send(self, call: PaidCall, send: Send, worst_case: Cost, permit: Permit | None) -> _Sent:
+        if self._unwritable is not None:
+            raise StoreError(str(self._unwritable))
+        reservation = await self._reserve(call, worst_case)
+        if permit is not None:
             try:
-                outcome = await send()
-            except ServiceFailure as error:
-                outcome = Refusal(error)
-            except BaseException as error:
-                # Cancelled, or a defect: the service may have done its work, so the worst case is charged.
-                status = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
-                close_attempt(attempt, status, worst_case, started, assumed=True, error=type(error).__name__)
-                self._later(Finish(attempt, reservation=reservation))
+                await permit()
+            except BaseException:
+                if reservation is not None:
+                    self._later(Release(reservation))
                 raise
-            if isinstance(outcome, Answer):
-                answer, outcome = answer_row(call, outcome, attempt["at"])
-            else:
-                answer = None
+        attempt = self._attempt(call)
+        started = time.monotonic()
+        try:
+            outcome = await send()
+        except ServiceFailure as error:
+            outcome = Refusal(error)
+        except BaseException as error:
+            # Cancelled, or a defect: the service may have done its work, so the worst case is charged.
+            status = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
+            close_attempt(attempt, status, worst_case, started, assumed=True, error=type(error).__name__)
+            self._later(Finish(attempt, reservation=reservation))
+            raise
+        answer = None
+        if isinstance(outcome, Answer):
+            answer, outcome = answer_row(call, outcome, attempt["at"])
+        return _Sent(attempt, started, reservation, outcome, answer)
+
+    async def _keep(self, call: PaidCall, sent: _Sent, worst_case: Cost, *, replace_it: bool) -> Recorded:
+        attempt, outcome = sent.attempt, sent.outcome
         cost, assumed = (worst_case, True) if outcome.cost is None else (outcome.cost, False)
         if isinstance(outcome, Refusal):
-            close_attempt(attempt, outcome.error.kind, cost, started, assumed=assumed, error=str(outcome.error))
-            attempt["http_status"] = outcome.error.status
-            await self._finish(Finish(attempt, reservation=reservation))
-            raise outcome.error
-        assert answer is not None
-        close_attempt(attempt, "ok", cost, started, assumed=assumed, error="")
+            error = outcome.error
+            close_attempt(attempt, error.kind, cost, sent.started, assumed=assumed, error=str(error))
+            attempt["http_status"] = error.status
+            await self._finish(Finish(attempt, reservation=sent.reservation, claim=self._claims.id))
+            raise error
+        assert sent.answer is not None
+        close_attempt(attempt, "ok", cost, sent.started, assumed=assumed, error="")
         attempt["http_status"] = outcome.http_status
-        finish = Finish(attempt, answer, reservation, replace=replace_it)
+        finish = Finish(attempt, sent.answer, sent.reservation, replace=replace_it, claim=self._claims.id)
         earlier = verified(other := await self._finish(finish))
         if other is not None and earlier is not None:
             return Recorded(earlier, call.key, True, other["fetched_at"])
-        return Recorded(outcome.response, call.key, True, answer["fetched_at"])
+        return Recorded(outcome.response, call.key, True, sent.answer["fetched_at"])
 
     async def _finish(self, finish: Finish) -> Row | None:
         """Keep what came, to the end also if cancelled: whoever asks this next must find it and not pay again."""
@@ -270,6 +281,7 @@ class Ledger:
         except StoreError as error:
             self._unwritable = error
             raise
+        self._claims.forget(finish.attempt["key"])
         return stored
 
     async def _reserve(self, call: PaidCall, worst_case: Cost) -> str | None:

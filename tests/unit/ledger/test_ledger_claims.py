@@ -1,4 +1,4 @@
-"""A search that another process is at is waited for, not paid twice; a process that is gone holds nobody up."""
+"""A call that another process is at is waited for, not paid twice; a process that is gone holds nobody up."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ import pytest
 
 from agentflow.errors import RateLimited
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
+from agentflow.ledger.claims import Claim, Renew, Standing, Unclaim, apply
+from agentflow.ledger.database import open_engine
 from agentflow.ledger.places import host_and_boot, me
 
 LOOKED_UP = PaidCall("search", "local/0", "basic", {"query": "who"}, 0, "1")
+TAUGHT = PaidCall("teacher", "local/0", "m", {"messages": []}, 0, "1")
 ELSEWHERE = "elsewhere|boot|1|1.00"
 
 
@@ -44,11 +47,11 @@ def database(tmp_path: Path) -> str:
     return str(tmp_path / "ledger.db")
 
 
-def at_once(database: str, *searches: Search) -> list[Any]:
+def at_once(database: str, *searches: Search, call: PaidCall = LOOKED_UP) -> list[Any]:
     """Each asks the same through a ledger of its own: two handles know as little of each other as two processes."""
 
     async def run(ledgers: list[Ledger]) -> list[Any]:
-        asked = (ledger.ask(LOOKED_UP, search, Cost()) for ledger, search in zip(ledgers, searches, strict=True))
+        asked = (ledger.ask(call, search, Cost()) for ledger, search in zip(ledgers, searches, strict=True))
         return await asyncio.gather(*asked)
 
     ledgers = [Ledger.open(database, run_id=f"run{number}") for number in range(len(searches))]
@@ -71,9 +74,10 @@ def leave_claim(database: str, owner: str, at: float) -> None:
         connection.execute("INSERT INTO claims VALUES (?, ?, ?, ?)", (LOOKED_UP.key, "0" * 32, owner, at))
 
 
-def test_the_same_search_of_four_workers_is_paid_once(database: str) -> None:
+@pytest.mark.parametrize("call", [LOOKED_UP, TAUGHT], ids=lambda call: call.kind)
+def test_the_same_call_of_four_workers_is_paid_once(call: PaidCall, database: str) -> None:
     search = Search()
-    answers = at_once(database, *[search] * 4)
+    answers = at_once(database, *[search] * 4, call=call)
     assert search.sent == 1 and sorted(answer.paid for answer in answers) == [False, False, False, True]
     assert all(answer.response == {"results": []} for answer in answers) and claims(database) == 0
 
@@ -139,3 +143,43 @@ def test_a_holder_that_waits_long_keeps_its_claim(database: str, monkeypatch: py
     search = Search(takes_s=2.0)
     answers = at_once(database, search, search)
     assert search.sent == 1 and sorted(answer.paid for answer in answers) == [False, True]
+
+
+def test_a_call_that_waits_for_another_process_lets_that_one_go_on(database: str) -> None:
+    """Each has one slot. Who holds a claim holds a slot too, so nobody waits in a circle."""
+    keys = [PaidCall("teacher", "local/0", "m", {"n": n}, 0, "1") for n in range(6)]
+    search = Search(takes_s=0.05)
+
+    async def run(ledgers: list[Ledger]) -> None:
+        slots = [asyncio.Semaphore(1), asyncio.Semaphore(1)]
+        orders = (keys, keys[::-1])
+        asked = [
+            ledger.ask(key, search, Cost(), admit=lambda slot=slot: slot)
+            for ledger, slot, order in zip(ledgers, slots, orders, strict=True)
+            for key in order
+        ]
+        await asyncio.wait_for(asyncio.gather(*asked), 30)
+
+    with Ledger.open(database, run_id="a") as one, Ledger.open(database, run_id="b") as other:
+        asyncio.run(run([one, other]))
+    assert search.sent == len(keys) and claims(database) == 0
+
+
+@pytest.mark.parametrize(
+    "kinds, left", [("claim", 1), ("claim unclaim", 0), ("unclaim claim", 1), ("claim unclaim claim renew", 1)]
+)
+def test_entries_of_one_call_that_are_written_together_keep_their_order(kinds: str, left: int, database: str) -> None:
+    made = {"claim": Claim("k", "me", "owner", 1.0), "unclaim": Unclaim("k", "me"), "renew": Renew(["k"], "me", 2.0)}
+    entries = [made[kind] for kind in kinds.split()]
+    others = [Claim(key, "me", "owner", 1.0) for key in "zab"]
+    engine = open_engine(database)
+    with engine.begin() as connection:
+        results = apply(engine, connection, [others[0], *entries, *others[1:]])
+    expected = [Standing() if isinstance(entry, Claim) else None for entry in [others[0], *entries, *others[1:]]]
+    assert results == expected and claims(database) == left + len(others)
+    with engine.begin() as connection:
+        theirs = apply(engine, connection, [Claim("k", "other", "owner", 3.0), Unclaim("a", "other")])
+    engine.dispose()
+    at = 2.0 if "renew" in kinds else 1.0
+    assert theirs == [Standing(Claim("k", "me", "owner", at) if left else None), None], "and nobody else's is given up"
+    assert claims(database) == len(others) + 1

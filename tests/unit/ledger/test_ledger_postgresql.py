@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from postgresql import postgresql
+from sqlalchemy import func, select
 
 from agentflow.errors import BudgetExceeded, ReplayMissing
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall
 from agentflow.ledger.database import open_engine
 from agentflow.ledger.limits import Extend, Grant, Limits, Pause, Settle, burst_of
+from agentflow.ledger.models import CLAIMS
 
 DRIVER = Path(__file__).parent / "ledger_driver.py"
 ROOT = Path(__file__).parents[3]
@@ -29,8 +31,8 @@ def server() -> Iterator[str]:
         yield server.url("postgres")
 
 
-def call(number: int) -> PaidCall:
-    return PaidCall("search", "local/0", "basic", {"query": f"q{number}"}, 0, "pg")
+def call(number: int, kind: str = "search") -> PaidCall:
+    return PaidCall(kind, "local/0", "basic", {"query": f"q{number}"}, 0, "pg")
 
 
 def test_records_replays_and_keeps_a_budget(server: str) -> None:
@@ -55,8 +57,10 @@ def test_records_replays_and_keeps_a_budget(server: str) -> None:
     assert entry is not None and entry["response"] == odd
 
 
-def test_two_workers_pay_the_same_search_once(server: str) -> None:
+@pytest.mark.parametrize("kind", ["search", "teacher"])
+def test_two_workers_pay_the_same_call_once_in_whatever_order_they_come_to_it(kind: str, server: str) -> None:
     sent = []
+    numbers = range(20, 220)
 
     async def both(ledgers: list[Ledger]) -> list[bool]:
         async def answer(number: int) -> Answer:
@@ -64,22 +68,29 @@ def test_two_workers_pay_the_same_search_once(server: str) -> None:
             await asyncio.sleep(0.05)
             return Answer({"n": number}, Cost())
 
+        orders = (numbers, reversed(numbers))
         asked = [
-            ledger.ask(call(number), partial(answer, number), Cost()) for number in range(20, 40) for ledger in ledgers
+            ledger.ask(call(number, kind), partial(answer, number), Cost())
+            for ledger, order in zip(ledgers, orders, strict=True)
+            for number in order
         ]
         return [recorded.paid for recorded in await asyncio.gather(*asked)]
 
     with Ledger.open(server, run_id="a") as one, Ledger.open(server, run_id="b") as other:
         paid = asyncio.run(both([one, other]))
-    assert sorted(sent) == list(range(20, 40)) and sum(paid) == 20
+    assert sorted(sent) == list(numbers) and sum(paid) == len(numbers)
+    with open_engine(server).connect() as connection:
+        assert connection.scalar(select(func.count()).select_from(CLAIMS)) == 0
 
 
-def test_the_first_of_two_answers_wins(server: str) -> None:
+def test_the_first_of_two_answers_wins(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentflow.ledger.claims.LEASE_S", 0.0)  # the first is taken for dead, but is not
+
     async def answer(n: int) -> Answer:
         await asyncio.sleep(0.05)
         return Answer({"n": n}, Cost())
 
-    taught = PaidCall("teacher", "local/0", "basic", {"query": "q10"}, 0, "pg")
+    taught = call(10, "teacher")
 
     async def both(one: Ledger, other: Ledger) -> list[int]:
         got = await asyncio.gather(
