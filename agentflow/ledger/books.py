@@ -45,7 +45,7 @@ class Finish:
     reservation: str | None = None
     # Id of the reservation that this settles.
     replace: bool = False
-    # The stored answer is corrupt: overwrite it.
+    # The stored answer is corrupt or too old: overwrite it.
     claim: str | None = None
     # Id of the claim on the call, which ends with it.
 

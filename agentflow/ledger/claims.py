@@ -25,7 +25,8 @@ from agentflow.ledger.models import CALLS, CLAIMS
 from agentflow.ledger.places import is_alive
 from agentflow.waiting import unhurried
 
-POLL_S = 0.1
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 1.0
+# Between two looks at a call that another one is at: hundreds may wait so.
 RENEW_S = 20.0
 LEASE_S = 120.0
 # A claim that was not renewed for so long was left behind: by a process of another host that died, or on a full disk.
@@ -100,8 +101,9 @@ class Claims:
         with self._lock:
             self._held.add(key)
             if self._renewer is None:
-                self._renewer = threading.Thread(target=self._renew, name="ledger-claims", daemon=True)
-                self._renewer.start()
+                renewer = threading.Thread(target=self._renew, name="ledger-claims", daemon=True)
+                renewer.start()
+                self._renewer = renewer
         return answered
 
     def release(self, key: str) -> None:
@@ -131,22 +133,27 @@ class Claims:
 
     async def _take(self, key: str) -> bool:
         seen: tuple[str, float] | None = None
-        since = time.monotonic()
-        while (holder := (standing := await self._ask(key)).holder) is not None:
-            if seen != (holder.id, holder.at):
-                seen, since = (holder.id, holder.at), time.monotonic()
-            if is_alive(holder.owner) is False or time.monotonic() - since > LEASE_S:
-                await asyncio.wrap_future(self._submit(Unclaim(key, holder.id)))
-                continue
-            with unhurried():  # that call has a deadline of its own
-                await asyncio.sleep(POLL_S)
-        return standing.answered
+        wait_s, since = FIRST_WAIT_S, time.monotonic()
+        with unhurried():  # the call that is waited for has a deadline of its own
+            while True:
+                asked = time.monotonic()
+                standing = await self._ask(key)
+                if (holder := standing.holder) is None:
+                    return standing.answered
+                # Where this took long the database was held up, and the holder could not renew either.
+                if seen != (holder.id, holder.at) or time.monotonic() - asked > RENEW_S:
+                    seen, since = (holder.id, holder.at), time.monotonic()
+                if is_alive(holder.owner) is False or time.monotonic() - since > LEASE_S:
+                    await asyncio.wrap_future(self._submit(Unclaim(key, holder.id)))
+                    continue
+                await asyncio.sleep(wait_s)
+                wait_s = min(LONGEST_WAIT_S, 1.5 * wait_s)
 
     async def _ask(self, key: str) -> Standing:
         claim = Claim(key, self.id, self._owner, time.time())
         try:
             standing: Standing = await asyncio.wrap_future(self._submit(claim))
-        except asyncio.CancelledError:
+        except BaseException:
             self._later(Unclaim(key, self.id))
             raise
         return standing
@@ -155,8 +162,8 @@ class Claims:
 def apply(engine: Engine, connection: Connection, entries: Sequence[ClaimEntry]) -> list[Standing | None]:
     """All entries, in few statements: of one key in their order, of different keys in any.
 
-    Claims come before what gives them up, both sorted by key, so that two processes on PostgreSQL lock rows in the
-    same order.
+    Claims come before what gives them up, both sorted by key, so that two processes on PostgreSQL mostly lock rows in
+    the same order; where they did not, the database undoes one of them, and it is done again.
     """
     results: list[Standing | None] = [None] * len(entries)
     for group in _one_of_each_key(entries):

@@ -3,7 +3,7 @@
 In: a `PaidCall` and the function that sends it once. Out: a `Recorded` answer, from the store where there is one.
 Promise P3: after kill -9 at most the calls in flight are paid again. The budget counts every call's worst case before
 it is sent, in whole micro-USD, atomically over all processes; what is unknown afterwards is charged at its worst.
-Does not retry or wait: the clients loop around `ask`, so that each request is an attempt of its own. Rates and stops
+Does not retry: the clients loop around `ask`, so that each request is an attempt of its own. Rates and stops
 are only kept here (`limit`, `stops`); `clients.limit` and `clients.retry` act on them.
 """
 
@@ -66,7 +66,7 @@ class _Sent:
 class Ledger:
     """One run's handle on the shared store; may be used from several threads and event loops at once.
 
-    Make it with `Ledger.open` in each process (it holds two threads and database connections, so it is not pickled).
+    Make it with `Ledger.open` in each process (it holds threads and database connections, so it is not pickled).
     """
 
     def __init__(self, engine: Engine, *, run_id: str, mode: Mode, budget_key: str | None) -> None:
@@ -83,7 +83,7 @@ class Ledger:
         self.stops = Stops(engine, run_id, self._later, self._flush)
         self._late_error: BaseException | None = None
         self._unwritable: StoreError | None = None
-        # Why an answer that was paid for could not be kept: then no other is asked for.
+        # Why an answer that was paid for was not or would not be kept: then no other is asked for.
 
     @classmethod
     def open(
@@ -141,6 +141,8 @@ class Ledger:
 
     def close(self) -> None:
         """Write what is queued and let go of the database. Raises StoreError if some of it could not be written."""
+        # What still waits for its turn must not be sent: its answer could not be kept.
+        self._unwritable = self._unwritable or StoreError("the ledger is closed; open it again before asking")
         self._claims.close()
         self._writer.close()
         self._reader.close()
@@ -276,11 +278,12 @@ class Ledger:
 
     async def _finish(self, finish: Finish) -> Row | None:
         """Keep what came, to the end also if cancelled: whoever asks this next must find it and not pay again."""
+        work = self._writer.submit(finish)
         try:
-            stored: Row | None = await to_its_end(self._writer.submit(finish))
-        except StoreError as error:
-            self._unwritable = error
-            raise
+            stored: Row | None = await to_its_end(work)
+        finally:
+            if isinstance(error := work.exception(), StoreError):
+                self._unwritable = error  # also where nobody waits for it any more
         self._claims.forget(finish.attempt["key"])
         return stored
 

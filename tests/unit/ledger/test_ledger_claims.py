@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from agentflow.errors import RateLimited
+from agentflow.errors import RateLimited, StoreError
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
 from agentflow.ledger.claims import Claim, Renew, Standing, Unclaim, apply
 from agentflow.ledger.database import open_engine
@@ -146,7 +146,7 @@ def test_a_holder_that_waits_long_keeps_its_claim(database: str, monkeypatch: py
 
 
 def test_a_call_that_waits_for_another_process_lets_that_one_go_on(database: str) -> None:
-    """Each has one slot. Who holds a claim holds a slot too, so nobody waits in a circle."""
+    """Each has one slot. Who holds a slot never waits for a claim, so nobody waits in a circle."""
     keys = [PaidCall("teacher", "local/0", "m", {"n": n}, 0, "1") for n in range(6)]
     search = Search(takes_s=0.05)
 
@@ -163,6 +163,23 @@ def test_a_call_that_waits_for_another_process_lets_that_one_go_on(database: str
     with Ledger.open(database, run_id="a") as one, Ledger.open(database, run_id="b") as other:
         asyncio.run(run([one, other]))
     assert search.sent == len(keys) and claims(database) == 0
+
+
+def test_a_call_that_waits_for_its_turn_is_not_sent_once_the_ledger_is_closed(database: str) -> None:
+    search = Search()
+
+    async def run(ledger: Ledger) -> None:
+        slot = asyncio.Semaphore(0)
+        asked = asyncio.ensure_future(ledger.ask(TAUGHT, search, Cost(), admit=lambda: slot))
+        while not claims(database):
+            await asyncio.sleep(0.01)
+        ledger.close()
+        slot.release()
+        with pytest.raises(StoreError, match="closed"):
+            await asked
+
+    asyncio.run(run(Ledger.open(database, run_id="a")))
+    assert search.sent == 0
 
 
 @pytest.mark.parametrize(
