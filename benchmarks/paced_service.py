@@ -25,6 +25,14 @@ from agentflow.clients.connections import allow_connections
 _LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
 _SUM = re.compile(rb"What is (\d+) \+ (\d+)\?")
 MOST_CONNECTIONS = 6000
+# With the share of the reasoning, as DeepSeek counts it: a client that misses it (Data Designer) counts for itself, and
+# for that tries to download a tokenizer at every reply.
+USAGE = {
+    "prompt_tokens": 60,
+    "completion_tokens": 90,
+    "total_tokens": 150,
+    "completion_tokens_details": {"reasoning_tokens": 80},
+}
 
 
 class _Service:
@@ -88,7 +96,7 @@ class _Connection(asyncio.Protocol):
                     "created": 1,
                     "model": "paced",
                     "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-                    "usage": {"prompt_tokens": 60, "completion_tokens": 90, "total_tokens": 150},
+                    "usage": USAGE,
                 }
             ).encode()
         )

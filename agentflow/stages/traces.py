@@ -11,13 +11,14 @@ asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from agentflow.artifacts.tables import split_bad_rows
-from agentflow.clients.teacher import TeacherClient, TeacherConfig
+from agentflow.clients.teacher import TeacherAnswer, TeacherClient, TeacherConfig
 from agentflow.config import Frozen, Where
 from agentflow.errors import ServiceFailure
 from agentflow.metrics.answers import is_correct, read_answer
@@ -79,51 +80,78 @@ async def trace_batch(rows: Sequence[dict[str, Any]], config: TracesConfig, teac
     asked = [row for row in rows if row["kind"] not in config.recorded_kinds]
     # More than may be in flight, so that slots are used while others check answers or pause before a retry.
     at_once = config.teacher.concurrency + 2 * min(config.teacher.concurrency, 64)
-    results = await all_settled((_question(row, config, teacher) for row in asked), at_once)
-    kept = [*recorded.rows, *(trace for traces, _ in results for trace in traces)]
-    rejects = [*recorded.rejects, *(reject for _, reject in results if reject is not None)]
-    return scrub_traces(Outcomes(kept, rejects, len(rows), len(rows) - len(rejects)), config.scrub)
+    answered = await all_settled((_question(row, config, teacher) for row in asked), at_once)
+    # JSON carries texts that no Arrow file can (a lone surrogate): such a row would stop its whole batch. All at once,
+    # since one by one they cost a call as much CPU time as its request does.
+    storable, unstorable = split_bad_rows([trace for one in answered for trace in one.traces], TRACES)
+    ends = [one.without({reject.key: reject for reject in unstorable}) for one in answered]
+    rejects = [*recorded.rejects, *(end for end in ends if end is not None)]
+    outcomes = Outcomes([*recorded.rows, *storable], rejects, len(rows), len(rows) - len(rejects))
+    return scrub_traces(outcomes, config.scrub)
 
 
-async def _question(
-    row: dict[str, Any], config: TracesConfig, teacher: TeacherClient
-) -> tuple[list[dict[str, Any]], Reject | None]:
-    if holds_markup(row["question"]):
-        return [], Reject(row["id"], "quarantined", "markup", MARKUP, row)  # before anything is paid for it
-    messages = [{"role": "system", "content": config.system}, {"role": "user", "content": row["question"]}]
-    label = f"{config.teacher.provider}/{config.teacher.model}"
-    traces: list[dict[str, Any]] = []
-    unusable: list[tuple[str, str]] = []
+@dataclass
+class _Answered:
+    """What came of one question: its traces, and why its other samples are none."""
+
+    row: dict[str, Any]
+    traces: list[dict[str, Any]] = field(default_factory=list)
+    unusable: list[tuple[str, str]] = field(default_factory=list)
     # (reason, detail) of every sample that is no trace.
-    keys: list[str] = []
+    keys: list[str] = field(default_factory=list)
     # Of every sample's paid call.
+    reject: Reject | None = None
+    # Set where the question ended before its samples were read.
+
+    def without(self, unstorable: Mapping[str, Reject]) -> Reject | None:
+        """The question's reject if none of its traces is left without those of `unstorable` (by their ids)."""
+        if self.reject is not None:
+            return self.reject
+        bad = [unstorable[trace["id"]] for trace in self.traces if trace["id"] in unstorable]
+        if len(bad) < len(self.traces):
+            return None
+        unusable = [*self.unusable, *((reject.reason, reject.detail) for reject in bad)]
+        return _without_trace({**self.row, "ledger_keys": self.keys}, unusable)
+
+
+async def _question(row: dict[str, Any], config: TracesConfig, teacher: TeacherClient) -> _Answered:
+    found = _Answered(row)
+    if holds_markup(row["question"]):  # before anything is paid for it
+        found.reject = Reject(row["id"], "quarantined", "markup", MARKUP, row)
+        return found
+    messages = [{"role": "system", "content": config.system}, {"role": "user", "content": row["question"]}]
     for sample in range(config.samples):
         try:
             answer = await teacher.complete(messages, sample_index=sample)
         except ServiceFailure as failure:
             if failure.stops_run:
                 raise
-            keys.append(failure.ledger_key)
+            found.keys.append(failure.ledger_key)
             if not failure.row_fault:
-                return [], Reject(row["id"], "failed", failure.kind, str(failure), {**row, "ledger_keys": keys})
-            unusable.append((failure.kind, str(failure)))
+                unanswered = {**row, "ledger_keys": found.keys}
+                return _Answered(row, reject=Reject(row["id"], "failed", failure.kind, str(failure), unanswered))
+            found.unusable.append((failure.kind, str(failure)))
             continue
-        keys.append(answer.ledger_key)
-        predicted = read_answer(answer.content, row["answer_type"])
-        reasoning = answer.reasoning or ""
-        if not reasoning.strip():
-            unusable.append(("no_reasoning", "no reasoning"))
-        elif holds_markup(reasoning):
-            unusable.append(("markup", MARKUP))
-        elif is_correct(predicted, row["answer"], row["aliases"], row["answer_type"]):
-            trace = _trace(row, sample, reasoning, answer.content, predicted or "", label, answer.ledger_key)
-            # JSON carries texts that no Arrow file can (a lone surrogate): such a row would stop its whole batch.
-            storable, bad = split_bad_rows([trace], TRACES)
-            traces += storable
-            unusable += [(reject.reason, reject.detail) for reject in bad]
-        else:
-            unusable.append(("wrong_answer", f"{predicted!r} instead of {row['answer']!r}"))
-    return (traces, None) if traces else ([], _without_trace({**row, "ledger_keys": keys}, unusable))
+        found.keys.append(answer.ledger_key)
+        _read(answer, sample, config, found)
+    return found
+
+
+def _read(answer: TeacherAnswer, sample: int, config: TracesConfig, found: _Answered) -> None:
+    """Add one sample to what was `found` of its question: a trace, or the reason why it is none."""
+    row = found.row
+    predicted = read_answer(answer.content, row["answer_type"])
+    reasoning = answer.reasoning or ""
+    if not reasoning.strip():
+        found.unusable.append(("no_reasoning", "no reasoning"))
+    elif holds_markup(reasoning):
+        found.unusable.append(("markup", MARKUP))
+    elif is_correct(predicted, row["answer"], row["aliases"], row["answer_type"]):
+        label = f"{config.teacher.provider}/{config.teacher.model}"
+        trace = _trace(row, sample, reasoning, answer.content, predicted or "", label, answer.ledger_key)
+        found.traces.append(trace)
+    else:
+        found.unusable.append(("wrong_answer", f"{predicted!r} instead of {row['answer']!r}"))
 
 
 def _without_trace(row: dict[str, Any], unusable: Sequence[tuple[str, str]]) -> Reject:
