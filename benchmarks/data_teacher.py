@@ -130,7 +130,7 @@ def _against(name: str, ours: float, service: PacedService) -> Row:
     peer, ideal = min(walls.values()), REQUESTS / IN_FLIGHT * LATENCY_MS / 1000
     reason = (
         f"{ours:.2f} s against {walls['tuned']:.2f} s tuned for this work and {walls['own']:.2f} s as it comes, one "
-        f"run each, its own start-up after the imports included; the ideal {ideal:.2f} s would be {peer / ideal:.2f} times"
+        f"run each, start-up after the imports included; the ideal {ideal:.2f} s would be {peer / ideal:.2f} times"
     )
     return Row.done(what, f"≥ {times} times", round(peer / ours, 2), "times", peer / ours >= times, reason)
 
