@@ -39,10 +39,16 @@ class Encoded:
         return sum(label != IGNORED for label in self.labels)
 
 
-def encode(spans: Sequence[Span], tokenize: Tokenize, *, end_id: int | None = None) -> Encoded:
-    """Tokens, labels and roles of `spans` in order; `end_id` is appended as a trained token of the last span's role."""
-    input_ids: list[int] = []
-    roles: list[SpanRole] = []
+def encode(
+    spans: Sequence[Span], tokenize: Tokenize, *, start_ids: Sequence[int] = (), end_id: int | None = None
+) -> Encoded:
+    """Tokens, labels and roles of `spans` in order.
+
+    `start_ids` (see `models.loading.start_ids`) come first, as tokens of the prompt; `end_id` is appended as a trained
+    token of the last span's role.
+    """
+    input_ids: list[int] = [*start_ids]
+    roles: list[SpanRole] = ["prompt"] * len(input_ids)
     for span in spans:
         ids = tokenize(span.text)
         input_ids += ids

@@ -31,7 +31,7 @@ BORDER = "\u2502"
 
 def token_text(row_id: str, root: Path) -> Text:
     """The row's tokens, coloured, with a legend and counts. Raises InputError if no loss filter's artifact holds it."""
-    from agentflow.models.loading import load_tokenizer, tokenize_with
+    from agentflow.models.loading import load_tokenizer, start_ids, tokenize_with
     from agentflow.training.encoding import row_spans
 
     store = Store.existing(root / "artifacts")
@@ -39,7 +39,8 @@ def token_text(row_id: str, root: Path) -> Text:
     prompt = PromptConfig.model_validate(artifact.manifest.config["prompt"])
     base = store.resolve(f"base_model/{artifact.manifest.inputs['base_model']}")
     tokenizer = load_tokenizer(base.path)
-    tokens = encode(row_spans(row, prompt), tokenize_with(tokenizer), end_id=tokenizer.eos_token_id)
+    spans = row_spans(row, prompt)
+    tokens = encode(spans, tokenize_with(tokenizer), start_ids=start_ids(tokenizer), end_id=tokenizer.eos_token_id)
     text = Text()
     for role, colour in COLOURS.items():
         n = tokens.roles.count(role)

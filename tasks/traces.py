@@ -31,7 +31,7 @@ def traces_batch(
     async def ask() -> Outcomes:
         with where.access.open_ledger() as ledger:
             async with where.access.open_teacher(config.teacher, ledger, config.edition) as teacher:
-                return await trace_batch(rows, config, teacher)
+                return await trace_batch(rows, config, teacher, accept_failures=may_fail > 0)
 
     with paid_work(where), recording(where.progress("traces")):
         outcomes = asyncio.run(ask())

@@ -1,4 +1,4 @@
-"""The head that all prompts of a batch share (system prompt, worked examples), encoded once.
+"""The head that all prompts of a batch share (BOS, system prompt, worked examples), encoded once.
 
 Used by generation and by loss scoring.
 """
@@ -12,12 +12,14 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from agentflow.models.loading import start_ids, tokenize_with
+
 
 class SharedHead:
-    """Tokens that stand before every row, and their key-value cache."""
+    """Tokens that stand before every row (the first of all are `start_ids`), and their key-value cache."""
 
     def __init__(self, model: Any, tokenizer: Any, text: str) -> None:
-        self.ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        self.ids: list[int] = [*start_ids(tokenizer), *(tokenize_with(tokenizer)(text) if text else ())]
         self._config = model.config
         self._cache = self._encode(model) if self.ids else None
 

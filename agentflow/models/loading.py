@@ -265,6 +265,15 @@ def _check_names(loaded: Any, file: Path) -> None:
         raise ValueError(f"{len(unknown)} of its {len(held)} weights have no place there, e.g. {unknown[0]}")
 
 
+def start_ids(tokenizer: Any) -> list[int]:
+    """What this model expects before any text: its BOS token where its tokenizer puts one there, else nothing.
+
+    Llama and Gemma were trained with one and predict badly without; our layouts are text, so nobody else adds it.
+    """
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else []
+
+
 def tokenize_with(tokenizer: Any) -> Any:
     """`text -> ids` as `mask.encode` wants it: nothing added, nothing cut."""
 

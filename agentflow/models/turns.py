@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from agentflow import clock
 from agentflow.errors import ToolFailure
 from agentflow.models.generate import ToolRunner, characters, text_of
+from agentflow.models.loading import start_ids
 from agentflow.models.settings import GenerationConfig
 from agentflow.records import Rollout, ToolCall, ToolResult
 from agentflow.syntax import Syntax
@@ -79,7 +80,8 @@ class TurnEngine:
         self, prompts: Sequence[str], *, head: str = "", seeds: Sequence[int] | None = None, batch_size: int = 0
     ) -> list[Rollout]:
         """Rollouts in the order of `prompts`, `head` before each. seeds and batch_size are the sampler's own affair."""
-        rows = [_Row(self._ids(head) + self._ids(prompt)) for prompt in prompts]
+        shared = start_ids(self.tokenizer) + self._ids(head)
+        rows = [_Row(shared + self._ids(prompt)) for prompt in prompts]
         while most := self._most(sum(not row.done for row in rows)):
             open_rows = [row for row in rows if not row.done]
             with clock.here().during("generate"):

@@ -71,16 +71,21 @@ def recorded_traces(rows: Sequence[dict[str, Any]], scrub: ScrubConfig = OFF) ->
     return scrub_traces(Outcomes(kept, rejects, len(rows), len(kept)), scrub)
 
 
-async def trace_batch(rows: Sequence[dict[str, Any]], config: TracesConfig, teacher: TeacherClient) -> Outcomes:
+async def trace_batch(
+    rows: Sequence[dict[str, Any]], config: TracesConfig, teacher: TeacherClient, *, accept_failures: bool = False
+) -> Outcomes:
     """Ask the teacher about `rows`.
 
-    Failures of single calls are rejects; what stops the run (budget, key, quota) is raised.
+    Failures of single calls are rejects; what stops the run (budget, key, quota) is raised. A question one of whose
+    samples failed has failed as a whole, so that it is asked again, unless `accept_failures`: then nobody will, and its
+    other samples, which are paid, are its traces.
     """
     recorded = recorded_traces([row for row in rows if row["kind"] in config.recorded_kinds])
     asked = [row for row in rows if row["kind"] not in config.recorded_kinds]
     # More than may be in flight, so that slots are used while others check answers or pause before a retry.
-    at_once = config.teacher.concurrency + 2 * min(config.teacher.concurrency, 64)
-    answered = await all_settled((_question(row, config, teacher) for row in asked), at_once)
+    calls = config.teacher.concurrency + 2 * min(config.teacher.concurrency, 64)
+    at_once = -(-calls // config.samples)
+    answered = await all_settled((_question(row, config, teacher, accept_failures) for row in asked), at_once)
     # JSON carries texts that no Arrow file can (a lone surrogate): such a row would stop its whole batch. All at once,
     # since one by one they cost a call as much CPU time as its request does.
     storable, unstorable = split_bad_rows([trace for one in answered for trace in one.traces], TRACES)
@@ -114,27 +119,41 @@ class _Answered:
         return _without_trace({**self.row, "ledger_keys": self.keys}, unusable)
 
 
-async def _question(row: dict[str, Any], config: TracesConfig, teacher: TeacherClient) -> _Answered:
+async def _question(
+    row: dict[str, Any], config: TracesConfig, teacher: TeacherClient, accept_failures: bool
+) -> _Answered:
     found = _Answered(row)
     if holds_markup(row["question"]):  # before anything is paid for it
         found.reject = Reject(row["id"], "quarantined", "markup", MARKUP, row)
         return found
     messages = [{"role": "system", "content": config.system}, {"role": "user", "content": row["question"]}]
-    for sample in range(config.samples):
-        try:
-            answer = await teacher.complete(messages, sample_index=sample)
-        except ServiceFailure as failure:
-            if failure.stops_run:
-                raise
+    samples = await all_settled(_sample(teacher, messages, sample) for sample in range(config.samples))
+    failures: list[ServiceFailure] = []
+    for sample, (answer, failure) in enumerate(samples):
+        if answer is not None:
+            found.keys.append(answer.ledger_key)
+            _read(answer, sample, config, found)
+        elif failure is not None:
             found.keys.append(failure.ledger_key)
-            if not failure.row_fault:
-                unanswered = {**row, "ledger_keys": found.keys}
-                return _Answered(row, reject=Reject(row["id"], "failed", failure.kind, str(failure), unanswered))
-            found.unusable.append((failure.kind, str(failure)))
-            continue
-        found.keys.append(answer.ledger_key)
-        _read(answer, sample, config, found)
+            if failure.row_fault:
+                found.unusable.append((failure.kind, str(failure)))
+            else:
+                failures.append(failure)
+    if failures and not (accept_failures and found.traces):
+        unanswered = {**row, "ledger_keys": found.keys}
+        return _Answered(row, reject=Reject(row["id"], "failed", failures[0].kind, str(failures[0]), unanswered))
     return found
+
+
+async def _sample(
+    teacher: TeacherClient, messages: list[dict[str, str]], sample: int
+) -> tuple[TeacherAnswer | None, ServiceFailure | None]:
+    try:
+        return await teacher.complete(messages, sample_index=sample), None
+    except ServiceFailure as failure:
+        if failure.stops_run:
+            raise
+        return None, failure
 
 
 def _read(answer: TeacherAnswer, sample: int, config: TracesConfig, found: _Answered) -> None:

@@ -27,15 +27,21 @@ def row_spans(row: dict[str, Any], prompt: PromptConfig) -> list[Span]:
 
 
 def encode_rows(
-    rows: Sequence[dict[str, Any]], prompt: PromptConfig, max_length: int, tokenize: Tokenize, end_id: int
+    rows: Sequence[dict[str, Any]],
+    prompt: PromptConfig,
+    max_length: int,
+    tokenize: Tokenize,
+    end_id: int,
+    start_ids: Sequence[int] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows as {"id", "question_id", "input_ids", "labels"}, and the rejects as {"key", "reason", "detail"}.
 
+    `start_ids` and `end_id` are those of `mask.encode`.
     Reasons: too_long (more than `max_length` tokens), nothing_to_train (the model would write layout tags alone).
     """
     encoded, rejects = [], []
     for row in rows:
-        tokens = encode(row_spans(row, prompt), tokenize, end_id=end_id)
+        tokens = encode(row_spans(row, prompt), tokenize, start_ids=start_ids, end_id=end_id)
         if len(tokens.input_ids) > max_length:
             detail = f"{len(tokens.input_ids)} tokens, at most {max_length}"
             rejects.append({"key": row["id"], "reason": "too_long", "detail": detail})

@@ -27,6 +27,7 @@ from agentflow.models.loading import (
     no_foreign_code,
     put_adapter,
     resolve,
+    start_ids,
     tokenize_with,
 )
 from agentflow.progress import Progress
@@ -140,8 +141,9 @@ def _train(job: SupervisedJob, callbacks: Sequence[TrainerCallback]) -> Training
     torch.manual_seed(settings.optimiser.seed)
     tokenizer = load_tokenizer(job.base)
     rows = _load_rows(job)
+    tokenize = tokenize_with(tokenizer)
     encoded, rejects = encode_rows(
-        rows, job.prompt, settings.max_length, tokenize_with(tokenizer), tokenizer.eos_token_id
+        rows, job.prompt, settings.max_length, tokenize, tokenizer.eos_token_id, start_ids(tokenizer)
     )
     if not encoded:
         raise ConfigError(

@@ -22,10 +22,14 @@ def fresh(teacher_service):
     teacher_service.reset()
 
 
-def traced(rows, config, service, ledger):
+ONE_BY_ONE = TeacherConfig(concurrency=1)
+# Samples reach the service in their order.
+
+
+def traced(rows, config, service, ledger, **options):
     async def run():
         async with TeacherClient.open(config.teacher, ledger, base_url=service.base_url) as teacher:
-            return await trace_batch(rows, config, teacher)
+            return await trace_batch(rows, config, teacher, **options)
 
     return asyncio.run(run())
 
@@ -123,11 +127,33 @@ def test_a_sample_that_is_cut_or_holds_markup_costs_its_question_no_other_sample
             scripted("Answer: 7", reasoning_content="3+4 = 7"),
         ]
     )
-    outcomes = traced([first], TracesConfig(samples=3), teacher_service, ledger)
+    outcomes = traced([first], TracesConfig(samples=3, teacher=ONE_BY_ONE), teacher_service, ledger)
     assert [row["id"] for row in outcomes.rows] == [f"{first['id']}#2"] and not outcomes.rejects
     teacher_service.set_faults([scripted("Answer: 7", "length"), scripted("Answer: 8", reasoning_content="3+5 = 8")])
-    (reject,) = traced([second], TracesConfig(samples=2), teacher_service, ledger).rejects
+    (reject,) = traced([second], TracesConfig(samples=2, teacher=ONE_BY_ONE), teacher_service, ledger).rejects
     assert (reject.status, reject.reason) == ("quarantined", "cut") and "'8' instead of '7'" in reject.detail
+
+
+def test_samples_of_one_question_are_asked_at_once(teacher_service, ledger):
+    teacher_service.set_faults([{"kind": "delay", "delay_s": 0.5}])
+    traced(questions(1, 0), TracesConfig(samples=6), teacher_service, ledger)
+    assert teacher_service.stats()["peak_in_flight"] == 6
+
+
+def test_a_failed_sample_fails_its_question_until_failures_are_accepted_then_the_paid_ones_are_kept(
+    teacher_service, ledger
+):
+    (row,) = [{**row, "answer": "7"} for row in questions(1, 0)]
+    config = TracesConfig(samples=3, teacher=ONE_BY_ONE.model_copy(update={"max_attempts": 1}))
+    teacher_service.set_faults([scripted("Answer: 7", reasoning_content="3+4 = 7"), {"kind": "status", "status": 500}])
+    (reject,) = traced([row], config, teacher_service, ledger).rejects
+    assert (reject.status, reject.reason) == ("failed", "server_error")
+    assert len(reject.row["ledger_keys"]) == 3, "the paid one can be found"
+    asked = teacher_service.stats()["requests"]
+    outcomes = traced([row], config, teacher_service, ledger, accept_failures=True)
+    assert [trace["id"] for trace in outcomes.rows] == [f"{row['id']}#0"] and not outcomes.rejects
+    assert (outcomes.keys_in, outcomes.keys_out) == (1, 1)
+    assert teacher_service.stats()["requests"] == asked + 2, "only the failed samples are asked again"
 
 
 def test_a_teacher_that_hides_its_reasoning_is_not_called_wrong(teacher_service, ledger):
