@@ -3,7 +3,7 @@
 In: how many calls of what size. Out: an `Estimate`. Expected tokens are the mean of what this model took so far, if the
 ledger has answers of it; else four bytes a prompt token and half of `max_tokens` for the answer [O]. The worst case is
 the one a budget reserves: every byte a token, every answer `max_tokens` long; a call that has to be repeated after it
-was billed comes on top. What the ledger already holds is not asked again, so a resumed run costs less.
+was billed comes on top. What was paid already is not asked again: who knows how much that is says so (`paid`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Estimate:
     stage: str
     service: str
     calls: int
-    # Expected.
+    # Expected, still to be made.
     most_calls: int
     tokens: int
     # Expected, prompt and answer; 0 for searches.
@@ -34,22 +34,35 @@ class Estimate:
     # None: the configuration names no prices.
     basis: str
     # Where the expectation comes from.
+    paid: int = 0
+    # Calls of the stage that were made before: in its committed batches, or stored in the ledger. No part of `calls`.
 
     def line(self) -> str:
         """One line for people."""
-        calls = f"{self.calls:,}" if self.calls == self.most_calls else f"{self.calls:,} (at most {self.most_calls:,})"
+        calls, most = self.calls + self.paid, self.most_calls + self.paid
+        number = f"{calls:,} calls" if calls == most else f"{calls:,} (at most {most:,}) calls"
+        paid = f", of which {self.paid:,} already paid" if self.paid else ""
         size = f"{self.credits:,.0f} credits" if self.service == "search" else f"{self.tokens:,} tokens"
         if self.usd is None or self.most_usd is None:
             money = f"price unknown: set {self.service}.usd_per_million_in and usd_per_million_out"
         else:
             money = f"expected {self.usd:,.4f} USD, worst case {self.most_usd:,.4f} USD"
-        return f"{self.stage:15} {self.service:8} {calls} calls, {size}, {money}  ({self.basis})"
+        return f"{self.stage:15} {self.service:8} {number}{paid}, {size}, {money}  ({self.basis})"
 
 
 def estimate_teacher(
-    stage: str, config: TeacherConfig, *, calls: int, most_calls: int, prompt_bytes: int, seen: MeanTokens | None
+    stage: str,
+    config: TeacherConfig,
+    *,
+    calls: int,
+    most_calls: int,
+    prompt_bytes: int,
+    seen: MeanTokens | None,
+    paid: int = 0,
 ) -> Estimate:
-    """Calls of about `prompt_bytes` each (UTF-8, all messages together). `seen`: what this model took so far."""
+    """Calls of about `prompt_bytes` each (UTF-8, all messages together). `seen`: what this model took so far; `paid`:
+    calls that come on top and were made before.
+    """
     if seen is not None and seen.answers:
         tokens_in, tokens_out = seen.tokens_in, seen.tokens_out
         basis = f"mean of {seen.answers:,} earlier answers: {tokens_in:,.0f} + {tokens_out:,.0f} tokens"
@@ -61,7 +74,7 @@ def estimate_teacher(
     priced = config.base_url is None or None not in (config.usd_per_million_in, config.usd_per_million_out)
     usd, most_usd = (expected.usd, most_calls * worst.usd) if priced else (None, None)
     tokens = expected.tokens_in + expected.tokens_out
-    return Estimate(stage, "teacher", calls, most_calls, tokens, 0.0, usd, most_usd, basis)
+    return Estimate(stage, "teacher", calls, most_calls, tokens, 0.0, usd, most_usd, basis, paid)
 
 
 def estimate_search(stage: str, config: SearchConfig, *, calls: int, most_calls: int, basis: str) -> Estimate:

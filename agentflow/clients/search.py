@@ -21,7 +21,7 @@ from tavily import AsyncTavilyClient
 from tavily.errors import TimeoutError as TavilyTimeout
 
 from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json, refusal, without_secrets
-from agentflow.clients.connections import allow_connections
+from agentflow.clients.connections import room_for
 from agentflow.clients.endpoint import LOCAL_KEY, ServiceConfig, key_for, limit_key, split_url
 from agentflow.clients.pace import Pace
 from agentflow.config import Frozen, Where, sha256_file
@@ -125,7 +125,6 @@ class SearchClient:
         nothing is asked, so neither is needed.
         """
         address, key = _place(config, ledger, base_url)
-        allow_connections(config.concurrency, service="search")
         secrets = [] if key == LOCAL_KEY else [key]
 
         async def classify(response: httpx.Response) -> None:
@@ -138,16 +137,18 @@ class SearchClient:
             # tavily-python takes a body without results for an empty answer.
             read_results(read_json(response.content, service="search", secrets=secrets))
 
-        async with httpx.AsyncClient(
+        http_client = httpx.AsyncClient(
             base_url=address,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
             headers={"accept-encoding": "identity"},
             event_hooks={"response": [classify]},
             trust_env=config.base_url is not None,  # the stand-in is on this machine, never behind a proxy
-        ) as http_client:
-            client = AsyncTavilyClient(api_key=key, client=http_client, api_base_url=address)
-            yield cls(config, ledger, client, edition=edition, secrets=secrets)
+        )
+        async with http_client:
+            with room_for(config.concurrency, service="search"):
+                client = AsyncTavilyClient(api_key=key, client=http_client, api_base_url=address)
+                yield cls(config, ledger, client, edition=edition, secrets=secrets)
 
     def call(self, query: str) -> PaidCall:
         """The paid call that `search(query)` makes; its `key` is for `Ledger.prefetch`."""

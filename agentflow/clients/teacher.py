@@ -21,7 +21,7 @@ from pydantic import Field
 
 from agentflow.clients.classify import cap_answer, from_status, from_transport, read_json, refusal
 from agentflow.clients.completion import read_completion, tokens_used
-from agentflow.clients.connections import allow_connections, fewer_collections
+from agentflow.clients.connections import fewer_collections, room_for
 from agentflow.clients.endpoint import (
     LOCAL_KEY,
     NO_KEY,
@@ -133,14 +133,13 @@ class TeacherClient:
         replay modes nothing is asked, so neither key nor address is needed.
         """
         address, key = _place(config, ledger, base_url)
-        allow_connections(config.concurrency, service="teacher")
         http_client = _http_client(config)
         secrets = [] if key in (LOCAL_KEY, NO_KEY) else [key]
         client = openai.AsyncOpenAI(
             api_key=key, base_url=address, http_client=http_client, max_retries=0, timeout=http_client.timeout
         )
-        with fewer_collections(config.concurrency):
-            async with client:
+        async with client:
+            with room_for(config.concurrency, service="teacher"), fewer_collections(config.concurrency):
                 yield cls(config, ledger, client, edition=edition, secrets=secrets)
 
     def call(

@@ -185,6 +185,17 @@ def test_open_files_are_raised_as_far_as_allowed_or_refused(monkeypatch: pytest.
     assert set_to == [(3000 + connections.SPARE_FILES, 4096)]
     with pytest.raises(ConfigError, match="teacher.concurrency is 5000 but .* only 4096 files.*give at most 3840"):
         connections.allow_connections(5000, service="teacher")
+    set_to.clear()
+    with connections.room_for(1500, service="teacher"):
+        with connections.room_for(1500, service="search"):
+            assert set_to[-1] == (3000 + connections.SPARE_FILES, 4096), "a stage that asks both needs room for both"
+        with (
+            pytest.raises(ConfigError, match="search.concurrency is 3000 .* 1500 for other clients; give at most 2340"),
+            connections.room_for(3000, service="search"),
+        ):
+            pass
+    with connections.room_for(3000, service="search"):
+        assert set_to[-1] == (3000 + connections.SPARE_FILES, 4096), "closed clients give theirs back"
     monkeypatch.undo()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
 
