@@ -14,7 +14,7 @@ from agentflow.artifacts.store import Store
 from agentflow.progress import Progress
 from agentflow.records import Outcomes
 from agentflow.schemas import FILTERED
-from agentflow.stages.loss_filter import LossFilterConfig, decide
+from agentflow.stages.loss_filter import LossFilterConfig, decide, nothing_kept
 from tasks.batches import batch_key, merge
 from tasks.context import RunContext
 from tasks.making import Effort, Made, make
@@ -34,7 +34,10 @@ def make_loss_filter(
         parts = [decide([row for row in rows if not row["n_calls"]], {}, config)]
         if with_calls:
             parts += _score_all(with_calls, identity, config, base, where, store)
-        artifact = store.commit_table(identity, merge(parts), FILTERED, recipe=where.recipe, **effort.spent())
+        outcomes = merge(parts)
+        if (warning := nothing_kept(outcomes, config)) is not None:
+            get_run_logger().warning(warning)
+        artifact = store.commit_table(identity, outcomes, FILTERED, recipe=where.recipe, **effort.spent())
         store.drop_batches("loss_filter", identity.fingerprint)
         return artifact
 

@@ -131,6 +131,20 @@ def decide(rows: Sequence[dict[str, Any]], scores: Mapping[str, RowScore], confi
     return Outcomes(kept, [result for result in results if isinstance(result, Reject)], len(rows), len(kept))
 
 
+def nothing_kept(outcomes: Outcomes, config: LossFilterConfig) -> str | None:
+    """A warning where calls were judged and none is kept: training would go on without a single call. Else None."""
+    judged = [row for row in outcomes.rows if row["n_calls_before"]]
+    dropped = [reject.row for reject in outcomes.rejects if reject.reason == "calls_do_not_help"]
+    deltas = [row["delta"] for row in (*judged, *dropped) if row["delta"] is not None]
+    if not deltas or any(row["n_calls"] for row in judged):
+        return None
+    return (
+        f"loss_filter: none of the calls of {len(deltas)} rows is kept; the loss fell by {max(deltas)} nats a token at "
+        f"most (mean of a row's calls where each is judged alone), loss_filter.tau asks for {config.tau}: what is "
+        "trained on holds no call"
+    )
+
+
 def _decide_row(row: dict[str, Any], score: RowScore, config: LossFilterConfig) -> dict[str, Any] | Reject:
     if row["n_calls"] == 0:
         return _filtered(row, "no_calls", score, [])

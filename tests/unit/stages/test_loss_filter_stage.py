@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from agentflow.config import identity
 from agentflow.models.filtering import SHARD_ROWS, RowScorer
 from agentflow.schemas import FILTERED
-from agentflow.stages.loss_filter import LossFilterConfig, RowScore, Score, decide
+from agentflow.stages.loss_filter import LossFilterConfig, RowScore, Score, decide, nothing_kept
 
 TOOLFORMER = LossFilterConfig(weighting="toolformer")
 
@@ -156,6 +156,21 @@ def test_a_row_longer_than_the_models_context_is_quarantined_and_the_others_are_
     (reject,) = decide([long], plan.refused, LossFilterConfig()).rejects
     assert (reject.status, reject.reason) == ("quarantined", "longer_than_context")
     assert "2048" in reject.detail
+
+
+@pytest.mark.parametrize("losers", ["keep_without_calls", "drop"])
+def test_a_filter_that_keeps_no_call_at_all_says_so_with_the_largest_fall(row, losers):
+    config = LossFilterConfig(tau=0.5, losers=losers)
+    scores = {"a": sample(2.0, 1.9), "b": sample(2.0, 1.75)}
+    lost = decide([{**row, "id": row_id} for row_id in scores], scores, config)
+    warning = nothing_kept(lost, config)
+    assert (
+        warning is not None and "calls of 2 rows" in warning and "fell by 0.25" in warning and "asks for 0.5" in warning
+    )
+    won = decide([{**row, "id": row_id} for row_id in scores], {**scores, "b": sample(2.0, 1.0)}, config)
+    assert nothing_kept(won, config) is None
+    without_calls = {**row, "n_calls": 0, "segments": [{**row["segments"][0]}]}
+    assert nothing_kept(decide([without_calls], {}, config), config) is None
 
 
 def test_unknown_values_are_refused():
