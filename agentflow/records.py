@@ -188,3 +188,5 @@ class Outcomes:
     # Number of distinct input keys.
     keys_out: int = 0
     # Number of input keys with at least one output row; rows may be more (k samples of one question).
+    counts: dict[str, int] = field(default_factory=dict)
+    # What the stage counted that no row can show, by word. Kept with a batch and summed over batches.

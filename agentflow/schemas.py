@@ -198,14 +198,14 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("base_model", (), None),
-        Stage("questions", (), QUESTIONS),
-        Stage("traces", ("questions",), TRACES, version=3),
-        Stage("tool_insertion", ("traces",), TOOL_TRACES, version=3),
-        Stage("loss_filter", ("tool_insertion", "base_model"), FILTERED, version=2),
-        Stage("sft", ("loss_filter", "base_model"), None),
-        Stage("cold_start", ("loss_filter", "sft", "base_model"), None),
-        Stage("grpo", ("questions", "cold_start", "base_model"), None, version=3),
-        Stage("evaluate", ("questions", "base_model"), EVALUATIONS, version=2),
+        Stage("questions", (), QUESTIONS, version=2),
+        Stage("traces", ("questions",), TRACES, version=4),
+        Stage("tool_insertion", ("traces",), TOOL_TRACES, version=4),
+        Stage("loss_filter", ("tool_insertion", "base_model"), FILTERED, version=3),
+        Stage("sft", ("loss_filter", "base_model"), None, version=2),
+        Stage("cold_start", ("loss_filter", "sft", "base_model"), None, version=2),
+        Stage("grpo", ("questions", "cold_start", "base_model"), None, version=4),
+        Stage("evaluate", ("questions", "base_model"), EVALUATIONS, version=3),
         Stage("report", ("*",), None),
     )
 }

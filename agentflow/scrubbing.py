@@ -112,7 +112,7 @@ def scrub_traces(outcomes: Outcomes, config: ScrubConfig) -> Outcomes:
         rows.append({**row, **{name: scrub(row[name], config)[0] for name in ("question", "reasoning", "response")}})
     rows = [row for row in rows if row["question_id"] not in found]
     rejects = [*_scrubbed_rejects(outcomes.rejects, config), *found.values()]
-    return Outcomes(rows, rejects, outcomes.keys_in, outcomes.keys_out - len(found))
+    return Outcomes(rows, rejects, outcomes.keys_in, outcomes.keys_out - len(found), outcomes.counts)
 
 
 def scrub_segments(outcomes: Outcomes, config: ScrubConfig) -> Outcomes:

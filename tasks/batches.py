@@ -132,11 +132,15 @@ def meter(where: RunContext) -> str:
 
 def merge(parts: Sequence[Outcomes]) -> Outcomes:
     """Outcomes of disjoint sets of keys as one."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update(part.counts)
     return Outcomes(
         rows=[row for part in parts for row in part.rows],
         rejects=[reject for part in parts for reject in part.rejects],
         keys_in=sum(part.keys_in for part in parts),
         keys_out=sum(part.keys_out for part in parts),
+        counts=dict(counts),
     )
 
 

@@ -53,7 +53,7 @@ def make_traces(identity: Identity, config: TracesConfig, questions: Made, where
                 )
 
             outcomes = run_batches(identity, rows, config.batch_size, store, where, submit, config.failure_budget)
-        extra = scrub_extra(outcomes, config.scrub)
+        extra = {**({"samples": outcomes.counts} if outcomes.counts else {}), **scrub_extra(outcomes, config.scrub)}
         artifact = store.commit_table(identity, outcomes, TRACES, recipe=where.recipe, extra=extra, **effort.spent())
         store.drop_batches("traces", identity.fingerprint)
         return artifact

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ class Batch:
             raise CorruptArtifact(f"batch {self.key!r} in {self.folder} is damaged: {error}") from error
         if rows.num_rows != record.n_rows or schema_hash(rows.schema) != record.schema_hash:
             raise CorruptArtifact(f"batch {self.key!r} in {self.folder}: rows or columns are not those of its manifest")
-        return outcomes_of(rows, rejects, record.keys_in, record.counts.out)
+        outcomes = outcomes_of(rows, rejects, record.keys_in, record.counts.out)
+        return replace(outcomes, counts=dict(record.extra.get("counts", {})))
 
 
 def write_batch(
@@ -103,7 +104,7 @@ def write_batch(
                 stage=stage, fingerprint=fingerprint, key=key, keys_in=outcomes.keys_in, counts=counts,
                 n_rows=table.num_rows, schema_hash=schema_hash(schema), digest=digest,
                 rows=_write(folder, data, table), rejects=_write(folder, rejected, rejects_table(outcomes.rejects)),
-                extra=extra or {},
+                extra={**(extra or {}), **({"counts": outcomes.counts} if outcomes.counts else {})},
             )  # fmt: skip
             sync(folder)
             content = sealed(record.model_dump(mode="json"))

@@ -99,7 +99,8 @@ class Pace:
             self._learn(outcome.error if isinstance(outcome, Refusal) else None)
             return outcome
 
-        return await self._ledger.ask(call, paced, worst, admit=self._pacer.admit, permit=permit)
+        pacer = self._pacer
+        return await self._ledger.ask(call, paced, worst, admit=pacer.admit, permit=permit, check=pacer.check)
 
     def _learn(self, failure: ServiceFailure | None) -> None:
         self._pacer.observe(failure)

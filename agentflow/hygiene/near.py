@@ -25,7 +25,7 @@ BANDS, BAND_ROWS = 32, 4
 # A pair of similarity 0.8 is proposed with probability 1 - (1 - 0.8^4)^32 > 0.9999999, one of 0.6 with 0.988.
 MOST_COMPARED = 64
 # Texts that stay with which one text is compared, and that a bucket remembers (promise P7): a million look-alikes that
-# are not alike enough cannot make it quadratic. They are the first in order, so the limit depends on no file order.
+# are not alike enough cannot make it quadratic. Which they are follows from `order`, so it depends on no file order.
 _CHUNK = 2048
 # Texts hashed at once.
 
@@ -85,9 +85,14 @@ def _twin(
     shingles_of: Callable[[int], Shingles],
     threshold: float,
 ) -> Near | None:
-    """The most similar of the texts that stay and share a bucket; the earliest of equals."""
+    """The most similar of MOST_COMPARED texts that stay and share a bucket; the first met of equals.
+
+    Those of the smallest buckets come first: a template of hundreds of questions fills its bands' buckets with texts
+    that are less alike than a twin, which shares smaller ones, too.
+    """
     best: Near | None = None
-    candidates = dict.fromkeys(member for bucket in mine for member in kept.get(bucket, ()))
+    smallest_first = sorted((kept.get(bucket, ()) for bucket in mine), key=len)
+    candidates = dict.fromkeys(member for members in smallest_first for member in members)
     for other in islice(candidates, MOST_COMPARED):
         found = similarity(shingles_of(index), shingles_of(other))
         if found >= threshold and (best is None or found > best.similarity):

@@ -2,9 +2,9 @@
 
     "Mia sold 48/2 = 24 clips."  ->  words mia sold 48 2 24 clips  ->  skeleton mia sold # clips
 
-Words are letters or numbers after NFKC and case folding; marks between them do not count. Hashes find candidates only:
-whoever acts on one compares the words themselves. Scripts without spaces give one word a clause, so runs of words
-(and with them all but exact twins) mean little there.
+Words are letters or numbers after NFKC and case folding; marks between them and invisible characters do not count.
+Hashes find candidates only: whoever acts on one compares the words themselves. Scripts without spaces give one word a
+clause, so runs of words (and with them all but exact twins) mean little there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,15 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 def words(text: str) -> list[str]:
     """The words of `text` in order [number of words]."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return _WORD.findall(unicodedata.normalize("NFKC", without_hidden(text)).casefold())
+
+
+def without_hidden(text: str) -> str:
+    """`text` without its format characters (category Cf: zero-width space, soft hyphen, direction marks).
+
+    Nobody sees them, but a word that holds one would be two words, and a copy that is full of them no copy.
+    """
+    return text if text.isascii() else "".join(char for char in text if unicodedata.category(char) != "Cf")
 
 
 def skeleton(found: Sequence[str]) -> tuple[str, ...]:

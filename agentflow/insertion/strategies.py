@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from agentflow.errors import MalformedAnswer, ToolArgumentError
+from agentflow.errors import CutAnswer, FilteredAnswer, MalformedAnswer, ServiceFailure, ToolArgumentError
 from agentflow.insertion.contradictions import contradictions, correct, moved
 from agentflow.insertion.equations import find_equations
 from agentflow.insertion.lookups import question_message, read_lookups, response_format
@@ -67,14 +67,20 @@ class Completion(Protocol):
 class Teacher(Protocol):
     """What is needed of a teacher client (clients.teacher.TeacherClient)."""
 
-    async def complete(self, messages: Any, *, response_format: Any = None) -> Completion: ...
+    async def complete(self, messages: Any, *, sample_index: int = 0, response_format: Any = None) -> Completion: ...
 
 
 class TeacherLookups:
-    """Searches where the teacher says that a fact is needed; structured output, checked before it is used."""
+    """Searches where the teacher says that a fact is needed; structured output, checked before it is used.
 
-    def __init__(self, teacher: Teacher, kinds: Literal["text_answers", "all"], max_lookups: int) -> None:
-        self._teacher, self._kinds, self._max_lookups = teacher, kinds, max_lookups
+    An answer that cannot be read is asked for again, `attempts` times in all: as another sample, since the ledger
+    would give the same one for ever.
+    """
+
+    def __init__(
+        self, teacher: Teacher, kinds: Literal["text_answers", "all"], max_lookups: int, attempts: int
+    ) -> None:
+        self._teacher, self._kinds, self._max_lookups, self._attempts = teacher, kinds, max_lookups, attempts
 
     def wants(self, row: dict[str, Any]) -> bool:
         return wants_lookups(row, self._kinds)
@@ -82,15 +88,28 @@ class TeacherLookups:
     async def plan(self, row: dict[str, Any]) -> Plan | Reject:
         content = question_message(row["question"], row["reasoning"])
         messages = [{"role": "system", "content": LOOKUP_SYSTEM}, {"role": "user", "content": content}]
-        answer = await self._teacher.complete(messages, response_format=response_format())
-        try:
-            lookups = read_lookups(answer.content, row["reasoning"], max_lookups=self._max_lookups)
-        except MalformedAnswer as error:
-            # Paid and stored: asking again would get the same answer from the ledger.
-            asked = {**row, "lookups_key": answer.ledger_key}
-            return Reject(row["id"], "quarantined", "malformed_lookups", str(error), asked)
-        calls = tuple(PlannedCall(one.at, ToolCall("Search", {"query": one.query})) for one in lookups)
-        return Plan(calls, ledger_key=answer.ledger_key)
+        unread: list[ServiceFailure] = []
+        for sample in range(self._attempts):
+            try:
+                answer = await self._teacher.complete(messages, sample_index=sample, response_format=response_format())
+            except (CutAnswer, FilteredAnswer) as failure:
+                if not unread:
+                    raise
+                unread.append(failure)  # the row's reject must name the answers before it, too
+                continue
+            try:
+                found = read_lookups(answer.content, row["reasoning"], max_lookups=self._max_lookups)
+            except MalformedAnswer as failure:
+                failure.ledger_key = answer.ledger_key
+                unread.append(failure)
+                continue
+            searches = [(one.at, ToolCall("Search", {"query": one.query})) for one in found.taken]
+            calls = tuple(PlannedCall(at, call, paid=True) for at, call in searches)
+            left_out: dict[tuple[str, str], int] = {("Search", reason): n for reason, n in found.refused.items()}
+            return Plan(calls, ledger_key=answer.ledger_key, left_out=left_out)
+        asked = {**row, "ledger_keys": [failure.ledger_key for failure in unread]}
+        detail = "\n".join(dict.fromkeys(map(str, unread)))
+        return Reject(row["id"], "quarantined", "malformed_lookups", detail, asked)
 
 
 def wants_lookups(row: dict[str, Any], kinds: Literal["text_answers", "all", "none"]) -> bool:
@@ -103,8 +122,9 @@ class Sampled:
 
     `candidates` holds, by row id, the places in order of p(call) and for each the distinct calls sampled there, the
     most frequent first. One call a place is taken: the first whose arguments the calculator accepts [O]; Toolformer
-    runs all of them and lets its filter choose. An equal call at a second place is left out. Places are those of the
-    trace as it came in; corrections since then (the row's `contradictions`) move them along.
+    runs all of them and lets its filter choose, ours would keep every alternative that passes. An equal call at a
+    second place is left out. Places are those of the trace as it came in; corrections since then (the row's
+    `contradictions`) move them along.
     """
 
     def __init__(self, candidates: Mapping[str, Sequence[tuple[int, Sequence[ToolCall]]]]) -> None:

@@ -12,7 +12,8 @@ reasoning that the one before left; only `Equations` may change it, and says so:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agentflow.insertion.contradictions import Contradiction
@@ -26,6 +27,8 @@ class PlannedCall:
     at: int
     # Offset in the reasoning, in characters.
     call: ToolCall
+    paid: bool = False
+    # Somebody was paid to propose it: left out last.
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Plan:
     contradictions: tuple[Contradiction, ...] = ()
     ledger_key: str = ""
     # The paid call it was made from.
+    left_out: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    # What was proposed and is not among `calls`, by tool and reason.
 
 
 class Strategy(Protocol):

@@ -92,12 +92,13 @@ class Claims:
         self._closing = threading.Event()
         self._renewer: threading.Thread | None = None
 
-    async def take(self, key: str) -> bool:
+    async def take(self, key: str, check: Callable[[], None] | None = None) -> bool:
         """Wait until the call is this ledger's to make, until `release`. Raises StoreError.
 
-        Returns whether an answer is stored by now: whoever had the call has stored it, unless it failed.
+        `check` is called before each look at another's claim: what it raises ends the wait. Returns whether an answer is
+        stored by now: whoever had the call has stored it, unless it failed.
         """
-        answered = await self._take(key)
+        answered = await self._take(key, check)
         with self._lock:
             self._held.add(key)
             if self._renewer is None:
@@ -131,7 +132,7 @@ class Claims:
             if held:
                 self._later(Renew(held, self.id, time.time()))
 
-    async def _take(self, key: str) -> bool:
+    async def _take(self, key: str, check: Callable[[], None] | None) -> bool:
         seen: tuple[str, float] | None = None
         wait_s, since = FIRST_WAIT_S, time.monotonic()
         with unhurried():  # the call that is waited for has a deadline of its own
@@ -147,6 +148,8 @@ class Claims:
                     await asyncio.wrap_future(self._submit(Unclaim(key, holder.id)))
                     continue
                 await asyncio.sleep(wait_s)
+                if check is not None:
+                    check()
                 wait_s = min(LONGEST_WAIT_S, 1.5 * wait_s)
 
     async def _ask(self, key: str) -> Standing:

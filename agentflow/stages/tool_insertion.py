@@ -22,6 +22,7 @@ from agentflow.clients.teacher import TeacherClient, TeacherConfig
 from agentflow.config import Frozen, Where
 from agentflow.errors import ServiceFailure, ToolFailure
 from agentflow.insertion import strategies
+from agentflow.insertion.choosing import LeftOut, choose, without_taken
 from agentflow.insertion.contradictions import Contradiction
 from agentflow.insertion.splice import Insertion, splice
 from agentflow.insertion.strategy import PlannedCall, Strategy
@@ -29,7 +30,6 @@ from agentflow.records import Outcomes, Reject, ToolCall, ToolResult, canonical_
 from agentflow.rendering import PromptConfig
 from agentflow.schemas import TOOL_TRACES
 from agentflow.scrubbing import ScrubConfig, scrub_segments
-from agentflow.syntax import Syntax
 from agentflow.tools.contract import ToolBox
 from agentflow.tools.leaks import Subject
 from agentflow.toolset import ToolsConfig, syntax_for
@@ -37,6 +37,12 @@ from agentflow.waiting import all_settled
 
 Candidates = Mapping[str, Sequence[tuple[int, Sequence[ToolCall]]]]
 # By row id: places in order of p(call), each with the distinct calls sampled there (models.call_sampling).
+
+_MARKUP = (
+    "the reasoning holds a tool call in the recipe's syntax: it would be trained on, with a result that no tool gave"
+)
+_LEFT_OUT = "left_out/"
+# What counts of calls that are in no row begin with (`Outcomes.counts`).
 
 
 class SamplingConfig(Frozen):
@@ -67,6 +73,8 @@ class ToolInsertionConfig(Frozen):
     equations: bool = True
     lookups: Literal["text_answers", "all", "none"] = "text_answers"
     # Which questions the teacher marks lookups for.
+    lookup_attempts: int = Field(3, ge=1)
+    # Answers paid for at most until one can be read; items of it that do not fit cost only themselves.
     sampled: SamplingConfig | None = None
     # Also calls that the base model itself would write; the base model is then an input of the stage.
     contradicted: Literal["drop", "correct", "keep"] = "drop"
@@ -104,11 +112,16 @@ async def insert_batch(
     ways = _strategies(config, teacher, toolbox, candidates)
     # As many rows as keep the slots of both services busy; a row that waits for neither is done at once.
     slots = max(config.teacher.concurrency, config.search.concurrency)
-    results = await all_settled((_insert(row, ways, config, toolbox) for row in rows), slots + 2 * min(slots, 64))
+    counted = [LeftOut() for _ in rows]
+    work = (_insert(row, ways, config, toolbox, left_out) for row, left_out in zip(rows, counted, strict=True))
+    results = await all_settled(work, slots + 2 * min(slots, 64))
     # Queries and results come from paid answers, whose JSON carries texts that no Arrow file can.
     kept, unstorable = split_bad_rows([result for result in results if isinstance(result, dict)], TOOL_TRACES)
     rejects = [*(result for result in results if isinstance(result, Reject)), *unstorable]
-    return scrub_segments(Outcomes(kept, rejects, len(rows), len(kept)), config.scrub)
+    ids = {row["id"] for row in kept}
+    total = sum((left_out for row, left_out in zip(rows, counted, strict=True) if row["id"] in ids), LeftOut())
+    counts = {f"{_LEFT_OUT}{tool}/{reason}": number for (tool, reason), number in sorted(total.items())}
+    return scrub_segments(Outcomes(kept, rejects, len(rows), len(kept), counts), config.scrub)
 
 
 def _strategies(
@@ -119,15 +132,18 @@ def _strategies(
     if config.equations and "Calculator" in toolbox:
         ways.append(strategies.Equations(config.contradicted))
     if teacher is not None and config.lookups != "none" and "Search" in config.tools.names:
-        ways.append(strategies.TeacherLookups(teacher, config.lookups, config.max_calls))
+        ways.append(strategies.TeacherLookups(teacher, config.lookups, config.max_calls, config.lookup_attempts))
     if candidates is not None:
         ways.append(strategies.Sampled(candidates))
     return ways
 
 
 async def _insert(
-    row: dict[str, Any], ways: Sequence[Strategy], config: ToolInsertionConfig, toolbox: ToolBox
+    row: dict[str, Any], ways: Sequence[Strategy], config: ToolInsertionConfig, toolbox: ToolBox, left_out: LeftOut
 ) -> dict[str, Any] | Reject:
+    syntax = syntax_for(config.prompt.syntax)
+    if syntax.find_calls(row["reasoning"]) or syntax.holds_unreadable_call(row["reasoning"]):
+        return Reject(row["id"], "quarantined", "markup", _MARKUP, row)
     planned: list[PlannedCall] = []
     contradictions: list[Contradiction] = []
     lookups_key = ""
@@ -141,12 +157,12 @@ async def _insert(
                 return plan
             if plan.reasoning is not None:
                 now = {**now, "reasoning": plan.reasoning, "contradictions": plan.contradictions}
-            # Where one strategy has put its calls, a later one has nothing to add.
-            taken = {one.at for one in planned}
-            planned += [one for one in plan.calls if one.at not in taken]
+            left_out.update(plan.left_out)
+            planned += without_taken(plan.calls, planned, left_out)
             contradictions += plan.contradictions
             lookups_key = lookups_key or plan.ledger_key
-        insertions = await _run(now, planned, config, toolbox)
+        chosen = choose(planned, syntax, config.max_calls, left_out)
+        insertions = await _run(now, chosen, toolbox, left_out)
     except ServiceFailure as failure:
         if failure.stops_run:
             raise
@@ -170,18 +186,15 @@ def wants_lookups(row: dict[str, Any], config: ToolInsertionConfig) -> bool:
 
 
 async def _run(
-    row: dict[str, Any], planned: Sequence[PlannedCall], config: ToolInsertionConfig, toolbox: ToolBox
+    row: dict[str, Any], chosen: Sequence[PlannedCall], toolbox: ToolBox, left_out: LeftOut
 ) -> list[Insertion] | Reject:
-    """Run the planned calls at once; calls the syntax cannot write and calls the tool refuses are left out.
+    """Run the chosen calls at once; those that the tool refuses are left out.
 
     Where a tool's infrastructure failed the row failed, and its detail has a line for every such call; where the
     service refuses the call for ever the row is quarantined.
     """
-    syntax: Syntax = syntax_for(config.prompt.syntax)
     subject = Subject(row["question"], (row["answer"], *row["aliases"]))
-    writable = [one for one in sorted(planned, key=lambda one: one.at) if syntax.representable(one.call)]
-    writable = writable[: config.max_calls]
-    called = await all_settled(_called(one, toolbox, subject) for one in writable)
+    called = await all_settled(_called(one, toolbox, subject) for one in chosen)
     failures = [(one.call, result) for one, result in called if isinstance(result, ToolFailure)]
     if failures:
         lines = [f"{call.tool} {canonical_json(call.arguments)}: {failure}" for call, failure in failures]
@@ -190,11 +203,9 @@ async def _run(
         causes = (failure.__cause__ for _, failure in failures)
         asked = {**row, "ledger_keys": [cause.ledger_key for cause in causes if isinstance(cause, ServiceFailure)]}
         return Reject(row["id"], status, (again or [failures[0][1]])[0].kind, "\n".join(lines), asked)
-    return [
-        Insertion(one.at, one.call, result)
-        for one, result in called
-        if isinstance(result, ToolResult) and result.error is None
-    ]
+    answered = [(one, result) for one, result in called if isinstance(result, ToolResult)]
+    left_out.update((one.call.tool, "refused") for one, result in answered if result.error is not None)
+    return [Insertion(one.at, one.call, result) for one, result in answered if result.error is None]
 
 
 async def _called(
@@ -207,8 +218,8 @@ async def _called(
 
 
 def insertion_counts(outcomes: Outcomes) -> dict[str, Any]:
-    """What the manifest says beside the counts of rows: calls by tool, search results that leak or were blocked, and
-    contradictions by what was done about them.
+    """What the manifest says beside the counts of rows: calls by tool, calls left out of kept rows by tool and reason,
+    search results that leak or were blocked, and contradictions by what was done about them.
     """
     calls = [segment for row in outcomes.rows for segment in row["segments"] if segment["kind"] == "call"]
     found = [one for row in outcomes.rows for one in row["contradictions"] or ()]
@@ -216,7 +227,18 @@ def insertion_counts(outcomes: Outcomes) -> dict[str, Any]:
     actions["dropped rows"] = sum(reject.reason == "contradicted" for reject in outcomes.rejects)
     return {
         "calls": dict(sorted(Counter(segment["tool"] for segment in calls).items())),
+        "left_out": _left_out(outcomes.counts),
         "search_results": {name: sum(segment[name] or 0 for segment in calls) for name in ("leaks", "blocked")},
         "contradictions": {name: count for name, count in sorted(actions.items()) if count},
         "later_uses_of_corrected_numbers": sum(one["later_uses"] for one in found if one["action"] == "corrected"),
     }
+
+
+def _left_out(counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """{tool: {reason: calls}}."""
+    found: dict[str, dict[str, int]] = {}
+    for name, number in sorted(counts.items()):
+        if name.startswith(_LEFT_OUT):
+            tool, _, reason = name.removeprefix(_LEFT_OUT).partition("/")
+            found.setdefault(tool, {})[reason] = number
+    return found

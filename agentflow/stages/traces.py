@@ -11,6 +11,7 @@ asked.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -78,7 +79,8 @@ async def trace_batch(
 
     Failures of single calls are rejects; what stops the run (budget, key, quota) is raised. A question one of whose
     samples failed has failed as a whole, so that it is asked again, unless `accept_failures`: then nobody will, and its
-    other samples, which are paid, are its traces.
+    other samples, which are paid, are its traces. `counts` says of all samples of questions that did not fail how many
+    were right and why the others are no traces.
     """
     recorded = recorded_traces([row for row in rows if row["kind"] in config.recorded_kinds])
     asked = [row for row in rows if row["kind"] not in config.recorded_kinds]
@@ -91,7 +93,11 @@ async def trace_batch(
     storable, unstorable = split_bad_rows([trace for one in answered for trace in one.traces], TRACES)
     ends = [one.without({reject.key: reject for reject in unstorable}) for one in answered]
     rejects = [*recorded.rejects, *(end for end in ends if end is not None)]
-    outcomes = Outcomes([*recorded.rows, *storable], rejects, len(rows), len(rows) - len(rejects))
+    samples = Counter({"right": len(storable), "unstorable": len(unstorable)})
+    for one in answered:
+        samples.update(reason for reason, _ in one.unusable)
+    counts = {name: count for name, count in sorted(samples.items()) if count}
+    outcomes = Outcomes([*recorded.rows, *storable], rejects, len(rows), len(rows) - len(rejects), counts)
     return scrub_traces(outcomes, config.scrub)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from agentflow.artifacts.store import Store
 from agentflow.errors import ConservationError, CorruptArtifact, StageIncomplete, StoreError
 from agentflow.records import Outcomes, Reject
 from agentflow.schemas import QUESTIONS
+from tasks.batches import merge
 
 Question = Callable[..., dict[str, Any]]
 FINGERPRINT = "ab" * 8
@@ -35,6 +37,15 @@ def test_a_committed_batch_gives_back_what_was_put_in(store: Store, outcomes: Ou
     assert batch.manifest.extra == {"usd": 0.1}
     assert store.find_batch("questions", FINGERPRINT, "b-1") is None
     assert store.find_batch("questions", "cd" * 8, "b-0") is None
+
+
+def test_what_a_stage_counted_beside_its_rows_stays_with_the_batch(store: Store, outcomes: Outcomes) -> None:
+    counted = replace(outcomes, counts={"left_out/Search/refused": 2})
+    store.commit_batch("questions", FINGERPRINT, "b-0", counted, QUESTIONS, extra={"usd": 0.1})
+    batch = store.find_batch("questions", FINGERPRINT, "b-0")
+    assert batch is not None and batch.outcomes() == counted
+    assert batch.manifest.extra == {"usd": 0.1, "counts": {"left_out/Search/refused": 2}}
+    assert merge([batch.outcomes(), counted, outcomes]).counts == {"left_out/Search/refused": 4}
 
 
 def test_a_second_delivery_of_a_batch_returns_the_first(store: Store, outcomes: Outcomes, question: Question) -> None:

@@ -73,6 +73,18 @@ def test_a_chain_of_look_alikes_is_not_dropped_as_a_whole() -> None:
     assert 0 < len(found) < len(chain) - 3
 
 
+def test_the_twin_of_a_question_is_found_among_hundreds_of_its_template() -> None:
+    """2WikiMultiHopQA is made so: a template's own words fill the buckets, only the names tell its questions apart."""
+    chance = random.Random(8)
+    frame = "what is the date of birth of the director of the film {} that was released in the year before the {} war"
+    texts = [frame.format(*(" ".join(chance.choices(VOCABULARY, k=3)) for _ in range(2))) for _ in range(1500)]
+    twins = {f"{text} exactly": text for text in texts[:100]}
+    chance.shuffle(mixed := [*texts, *twins])
+    found = dropped(mixed, 0.8)
+    assert [(one, other) for one, other in twins.items() if one not in found and other not in found] == []
+    assert dropped([*twins, *texts], 0.8) == found
+
+
 def test_a_bucket_of_look_alikes_costs_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near, "MOST_COMPARED", 5)
     compared = 0

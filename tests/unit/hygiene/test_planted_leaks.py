@@ -87,6 +87,14 @@ def findings(training: list[str], evaluation: list[str], config: HygieneConfig) 
     return find(texts, np.arange(len(texts)) < len(evaluation), digests, config)
 
 
+@pytest.mark.parametrize("hidden", ["\u200b", "\u00ad", "\u2060", "\u200d", "\ufeff"])
+def test_characters_that_nobody_sees_hide_no_leak(hidden: str) -> None:
+    """Pages carry them between syllables and at line ends."""
+    training = ["".join(char + hidden * (char in "aeiou") for char in text) for text in EVALUATION]
+    found = findings([*training, *harmless(20)], EVALUATION, CONFIG)
+    assert [(one.index, one.reason, one.twin) for one in found] == [(4 + i, "leak_exact", i) for i in range(4)]
+
+
 def test_twenty_planted_leaks_are_found_class_by_class(capsys: pytest.CaptureFixture[str]) -> None:
     planted = [(name, text) for name, texts in LEAKS.items() for text in texts]
     training = [*harmless(200), *(text for _, text in planted)]

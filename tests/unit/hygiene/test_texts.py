@@ -21,6 +21,11 @@ def test_marks_case_and_width_of_characters_are_no_words() -> None:
     assert words("\ud800 …") == []
 
 
+def test_invisible_characters_are_no_part_of_a_word() -> None:
+    seen = "Café of the two seas"
+    assert words("\u200b".join(seen)) == words("\u00ad\ufeff" + seen + "\u202e") == ["café", "of", "the", "two", "seas"]
+
+
 def test_numbers_in_digits_and_in_words_are_alike_in_a_skeleton() -> None:
     one = skeleton(words("Ann has 25 red and 1/2 of the green pens."))
     other = skeleton(words("Ann has twenty-five red and half of the green pens."))

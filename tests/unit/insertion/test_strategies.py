@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentflow.errors import CutAnswer, MalformedAnswer, ServiceFailure
 from agentflow.insertion.contradictions import undo
 from agentflow.insertion.splice import Insertion, plain_text, splice
 from agentflow.insertion.strategies import Equations, Sampled, TeacherLookups
@@ -38,14 +39,20 @@ class Answer:
     ledger_key: str = "paid"
 
 
-@dataclass
 class Teacher:
-    """Says always the same."""
+    """Says one thing after the other, and the last for ever; an error is raised."""
 
-    content: str
+    def __init__(self, *contents: str | ServiceFailure) -> None:
+        self.contents = contents
+        self.samples: list[int] = []
 
-    async def complete(self, messages: Any, *, response_format: Any = None) -> Answer:
-        return Answer(self.content)
+    async def complete(self, messages: Any, *, sample_index: int = 0, response_format: Any = None) -> Answer:
+        self.samples.append(sample_index)
+        content = self.contents[min(len(self.samples), len(self.contents)) - 1]
+        if isinstance(content, ServiceFailure):
+            content.ledger_key = f"paid {sample_index}"
+            raise content
+        return Answer(content, f"paid {sample_index}")
 
 
 def check(plan: Plan, reasoning: str) -> None:
@@ -70,11 +77,42 @@ def test_equations_leave_the_text_as_it_was_or_say_what_they_changed(text: str, 
 @given(TEXTS.filter(str.strip), st.lists(st.tuples(st.integers(0, 4), st.text(min_size=1, max_size=20)), max_size=4))
 def test_lookups_leave_the_text_as_it_was(text: str, lookups: list[tuple[int, str]]) -> None:
     content = json.dumps({"lookups": [{"sentence": sentence, "query": query} for sentence, query in lookups]})
-    plan = planned(TeacherLookups(Teacher(content), "all", 8), text)
-    if isinstance(plan, Reject):
-        assert (plan.status, plan.reason) == ("quarantined", "malformed_lookups")
-        return
+    plan = planned(TeacherLookups(Teacher(content), "all", 8, 3), text)
+    assert isinstance(plan, Plan)
     check(plan, text)
+
+
+GOOD = '{"lookups": [{"sentence": 0, "query": "Mira Tal"}]}'
+
+
+def test_lookups_that_cannot_be_read_are_asked_for_again_as_another_sample() -> None:
+    teacher = Teacher("I would look up Mira.", '{"lookups": "none"}', GOOD)
+    plan = planned(TeacherLookups(teacher, "all", 8, 3), "Mira works.")
+    assert isinstance(plan, Plan) and [one.call.arguments for one in plan.calls] == [{"query": "Mira Tal"}]
+    assert plan.ledger_key == "paid 2" and teacher.samples == [0, 1, 2]
+
+
+def test_a_row_whose_lookups_are_never_read_names_every_answer_paid_for() -> None:
+    teacher = Teacher("First this.", CutAnswer("cut"), "Then that.", GOOD)
+    reject = planned(TeacherLookups(teacher, "all", 8, 3), "Mira works.")
+    assert isinstance(reject, Reject) and (reject.status, reject.reason) == ("quarantined", "malformed_lookups")
+    assert reject.row["ledger_keys"] == ["paid 0", "paid 1", "paid 2"] and teacher.samples == [0, 1, 2]
+    assert [part in reject.detail for part in ("First this.", "cut", "Then that.")] == [True] * 3
+
+
+@pytest.mark.parametrize("failure", [CutAnswer("cut"), MalformedAnswer("no body")])
+def test_what_the_client_itself_gives_up_is_not_asked_for_again_here(failure: ServiceFailure) -> None:
+    teacher = Teacher(failure, GOOD)
+    with pytest.raises(type(failure)):
+        planned(TeacherLookups(teacher, "all", 8, 3), "Mira works.")
+    assert teacher.samples == [0]
+
+
+def test_items_that_do_not_fit_are_counted_and_cost_no_second_answer() -> None:
+    teacher = Teacher('{"lookups": [{"sentence": 0, "query": "Mira Tal"}, {"sentence": 9, "query": "Ost"}]}')
+    plan = planned(TeacherLookups(teacher, "all", 8, 3), "Mira works.")
+    assert isinstance(plan, Plan) and len(plan.calls) == 1
+    assert plan.left_out == {("Search", "lookup_sentence"): 1} and teacher.samples == [0]
 
 
 @settings(max_examples=50)
@@ -118,5 +156,5 @@ def test_what_cannot_be_corrected_is_dropped_and_says_everything_that_is_wrong(t
 
 
 def test_lookups_are_for_text_answers_unless_asked_for_all() -> None:
-    some, every = TeacherLookups(Teacher(""), "text_answers", 8), TeacherLookups(Teacher(""), "all", 8)
+    some, every = TeacherLookups(Teacher(""), "text_answers", 8, 3), TeacherLookups(Teacher(""), "all", 8, 3)
     assert some.wants(row("x")) and every.wants(row("x", "number")) and not some.wants(row("x", "number"))

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from agentflow.errors import RateLimited, StoreError
+from agentflow.errors import AuthFailed, RateLimited, StoreError
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
 from agentflow.ledger.claims import Claim, Renew, Standing, Unclaim, apply
 from agentflow.ledger.database import open_engine
@@ -163,6 +163,23 @@ def test_a_call_that_waits_for_another_process_lets_that_one_go_on(database: str
     with Ledger.open(database, run_id="a") as one, Ledger.open(database, run_id="b") as other:
         asyncio.run(run([one, other]))
     assert search.sent == len(keys) and claims(database) == 0
+
+
+def test_a_client_that_was_stopped_waits_for_no_other_process(database: str) -> None:
+    leave_claim(database, ELSEWHERE, time.time())  # of another machine: nobody can say that it is gone
+    stopped_at = time.monotonic() + 0.3
+
+    def check() -> None:
+        if time.monotonic() > stopped_at:
+            raise AuthFailed("search answered 401")
+
+    search = Search()
+    with Ledger.open(database, run_id="stopped") as ledger:
+        started = time.monotonic()
+        with pytest.raises(AuthFailed):
+            asyncio.run(ledger.ask(LOOKED_UP, search, Cost(), check=check))
+        assert time.monotonic() - started < 5 and search.sent == 0
+    assert claims(database) == 1, "the other's claim stands, and none was left beside it"
 
 
 def test_a_call_that_waits_for_its_turn_is_not_sent_once_the_ledger_is_closed(database: str) -> None:

@@ -147,16 +147,10 @@ def two_hop_traces(n: int) -> list[dict[str, Any]]:
     return list(recorded_traces(questions(0, n)).rows)
 
 
-@pytest.mark.parametrize(
-    "lookups",
-    [
-        '{"lookups": [{"sentence": 0, "query": "half \ud83d"}]}',
-        '{"lookups": [{"sentence": 0, "query": "half \\ud83d"}]}',
-        '{"lookups": [{"sentence": ' + "9" * 5000 + ', "query": "x"}]}',
-        "[" * 10_000,
-    ],
-)
-def test_lookups_with_bad_text_quarantine_their_row_alone(lookups, teacher_service, search_service, ledger, tmp_path):
+@pytest.mark.parametrize("lookups", ['{"lookups": [{"sentence": ' + "9" * 5000 + ', "query": "x"}]}', "[" * 10_000])
+def test_lookups_that_cannot_be_read_quarantine_their_row_alone(
+    lookups, teacher_service, search_service, ledger, tmp_path
+):
     rows = two_hop_traces(2)
     teacher_service.set_faults(answered(said(lookups), rows[0]["question"]))
     outcomes = committed(inserted(rows, teacher_service, search_service, ledger), TOOL_TRACES, tmp_path / "store")
@@ -164,6 +158,15 @@ def test_lookups_with_bad_text_quarantine_their_row_alone(lookups, teacher_servi
         (rows[0]["id"], "quarantined", "malformed_lookups")
     ]
     assert [row["id"] for row in outcomes.rows] == [rows[1]["id"]]
+
+
+@pytest.mark.parametrize("bad", ['{"sentence": 0, "query": "half \ud83d"}', r'{"sentence": 0, "query": "half \ud83d"}'])
+def test_a_lookup_with_bad_text_costs_itself_alone(bad, teacher_service, search_service, ledger, tmp_path):
+    (row,) = two_hop_traces(1)
+    lookups = f'{{"lookups": [{bad}, {{"sentence": 0, "query": "a town"}}]}}'
+    teacher_service.set_faults(answered(said(lookups), row["question"]))
+    (kept,) = committed(inserted([row], teacher_service, search_service, ledger), TOOL_TRACES, tmp_path / "store").rows
+    assert [one["arguments"] for one in kept["segments"] if one["kind"] == "call"] == ['{"query":"a town"}']
 
 
 @pytest.mark.parametrize("poison", [*UNSTORABLE, *TEXT])

@@ -202,6 +202,79 @@ def test_no_more_than_max_calls_are_inserted_the_first_ones(insert):
     assert [segment.call.arguments["expression"] for segment in calls_of(kept)] == ["0+1", "1+1"]
 
 
+@pytest.mark.parametrize(
+    "name, written",
+    [
+        ("compact", "[Calculator(1+1) -> 3]"),
+        ("compact", "[Search(Mira) ->"),
+        ("compact", "[Search(Mira), then"),
+        ("json", '<tool_call>{"name": "Calculator", "arguments": {"expression": "1+1"}}</tool_call>'),
+        ("json", "<tool_call>{"),
+    ],
+)
+def test_a_call_in_the_teachers_own_text_quarantines_its_row_before_anything_is_paid(
+    insert, teacher_service, search_service, name, written
+):
+    rows = traces(two_hop=2)
+    bad = {**rows[0], "reasoning": f"First. So it is {written} and Mira works there."}
+    outcomes = insert([bad, rows[1]], ToolInsertionConfig(prompt=PromptConfig(syntax=name)))
+    assert [(one.key, one.status, one.reason) for one in outcomes.rejects] == [(bad["id"], "quarantined", "markup")]
+    assert [row["id"] for row in outcomes.rows] == [rows[1]["id"]]
+    assert teacher_service.stats()["requests"] == 1, "only the other row's lookups"
+
+
+def test_brackets_that_are_no_call_do_no_harm(insert):
+    (row,) = traces(1)
+    text = "See [1] and Calculator(1+1) -> 2, or [note (1) -> 2]."
+    (kept,) = insert([{**row, "reasoning": text}], ToolInsertionConfig()).rows
+    check(kept, {**row, "reasoning": text})
+
+
+def lookups(*queries, sentence=0):
+    return said(json.dumps({"lookups": [{"sentence": sentence, "query": query} for query in queries]}))
+
+
+def test_what_is_planned_and_not_inserted_is_counted_by_reason(insert, teacher_service):
+    (row,) = traces(two_hop=1)
+    long = {**row, "reasoning": " ".join(f"{i}+1 = {i + 1}." for i in range(6))}
+    items = [{"sentence": 1, "query": "Mira"}, {"sentence": "1", "query": "Tal"}, {"sentence": 99, "query": "Ost"}]
+    body = said(json.dumps({"lookups": [*items, {"sentence": 2, "query": "a <think> b"}]}))
+    teacher_service.set_faults([{"kind": "status", "status": 200, "body": body}])
+    outcomes = insert([long], ToolInsertionConfig(max_calls=3))
+    (kept,) = outcomes.rows
+    assert [segment.call.tool for segment in calls_of(kept)] == ["Calculator", "Search", "Calculator"]
+    assert insertion_counts(outcomes)["left_out"] == {
+        "Calculator": {"max_calls": 4}, "Search": {"lookup_sentence": 2, "unwritable": 1},
+    }  # fmt: skip
+
+
+def test_calls_the_tool_refuses_are_counted(insert, teacher_service):
+    (row,) = traces(two_hop=1)
+    teacher_service.set_faults([{"kind": "status", "status": 200, "body": lookups("a long query", "Ost")}])
+    tools = ToolsConfig(web_search=WebSearchConfig(max_query_chars=5))
+    outcomes = insert([row], ToolInsertionConfig(tools=tools))
+    assert [segment.call.arguments["query"] for segment in calls_of(outcomes.rows[0])] == ["Ost"]
+    assert insertion_counts(outcomes)["left_out"] == {"Search": {"refused": 1}}
+
+
+def test_a_rejected_row_leaves_nothing_out(insert, teacher_service, search_service):
+    (row,) = traces(two_hop=1)
+    teacher_service.set_faults([{"kind": "status", "status": 200, "body": lookups("a <think> b", "Ost")}])
+    search_service.set_faults([{"kind": "status", "status": 400}])
+    outcomes = insert([row], ToolInsertionConfig(search=IMPATIENT))
+    assert len(outcomes.rejects) == 1 and insertion_counts(outcomes)["left_out"] == {}
+
+
+def test_a_query_is_searched_for_as_it_is_written(insert, teacher_service, ledger):
+    (row,) = traces(two_hop=1)
+    teacher_service.set_faults([{"kind": "status", "status": 200, "body": lookups("films [2004] -> cast")}])
+    for name, query in (("compact", "films 2004 cast"), ("json", "films [2004] -> cast")):
+        (kept,) = insert([row], ToolInsertionConfig(prompt=PromptConfig(syntax=name))).rows
+        (call,) = calls_of(kept)
+        asked = ledger.get(call.result.ledger_key)["request"]["query"]
+        assert (call.call.arguments["query"], asked) == (query, query)
+
+
 def test_without_a_calculator_equations_get_no_calls(insert):
     rows = traces(2)
     outcomes = insert(rows, ToolInsertionConfig(tools=ToolsConfig(names=("Search",))))
@@ -233,21 +306,37 @@ def test_a_search_that_the_service_refuses_for_ever_quarantines_its_row(insert, 
     assert (reject.status, reject.reason) == ("failed", "server_error"), "what can be asked again is asked again first"
 
 
-def test_lookups_that_cannot_be_read_quarantine_their_row_since_the_ledger_would_give_them_again(
-    insert, teacher_service, ledger
-):
+def said(content):
+    message = {"role": "assistant", "content": content}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+
+
+def test_lookups_that_are_never_read_quarantine_their_row_with_every_paid_answer(insert, teacher_service, ledger):
     rows = traces(two_hop=2)
-    answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [
-        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "I would look up Mira."}}
-    ]}  # fmt: skip
+    answer = said("I would look up Mira.")
     contains = rows[0]["question"][:40]
     teacher_service.set_faults([{"kind": "status", "status": 200, "body": answer, "contains": contains}])
-    outcomes = insert(rows, ToolInsertionConfig())
-    (reject,) = outcomes.rejects
-    assert (reject.key, reject.status, reject.reason) == (rows[0]["id"], "quarantined", "malformed_lookups")
-    assert "I would look up Mira." in reject.detail
-    assert ledger.get(reject.row["lookups_key"])["response"] == answer
-    assert [row["id"] for row in outcomes.rows] == [rows[1]["id"]]
+    for _ in range(2):
+        outcomes = insert(rows, ToolInsertionConfig(lookup_attempts=2))
+        (reject,) = outcomes.rejects
+        assert (reject.key, reject.status, reject.reason) == (rows[0]["id"], "quarantined", "malformed_lookups")
+        assert "I would look up Mira." in reject.detail
+        keys = reject.row["ledger_keys"]
+        assert len(set(keys)) == 2 and [ledger.get(key)["response"] for key in keys] == [answer] * 2
+        assert [row["id"] for row in outcomes.rows] == [rows[1]["id"]]
+        assert teacher_service.stats()["requests"] == 3, "each paid once"
+
+
+def test_lookups_that_cannot_be_read_are_asked_for_again_and_both_answers_are_kept(insert, teacher_service, ledger):
+    (row,) = traces(two_hop=1)
+    teacher_service.set_faults([{"kind": "status", "status": 200, "body": said("Let me see."), "first": 1}])
+    for _ in range(2):
+        (kept,) = insert([row], ToolInsertionConfig()).rows
+        check(kept, row)
+        assert kept["n_calls"] > 0 and "lookups" in json.dumps(ledger.get(kept["lookups_key"])["response"])
+        assert teacher_service.stats()["requests"] == 2
+    assert ledger.usage("run")["teacher"] == {"paid": 2, "replayed": 2, "failed": 0, "lost": 0}
 
 
 def test_lookups_that_are_cut_quarantine_their_row_and_are_paid_once(insert, teacher_service, ledger):

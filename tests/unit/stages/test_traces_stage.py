@@ -129,6 +129,7 @@ def test_a_sample_that_is_cut_or_holds_markup_costs_its_question_no_other_sample
     )
     outcomes = traced([first], TracesConfig(samples=3, teacher=ONE_BY_ONE), teacher_service, ledger)
     assert [row["id"] for row in outcomes.rows] == [f"{first['id']}#2"] and not outcomes.rejects
+    assert outcomes.counts == {"right": 1, "cut": 1, "markup": 1}
     teacher_service.set_faults([scripted("Answer: 7", "length"), scripted("Answer: 8", reasoning_content="3+5 = 8")])
     (reject,) = traced([second], TracesConfig(samples=2, teacher=ONE_BY_ONE), teacher_service, ledger).rejects
     assert (reject.status, reject.reason) == ("quarantined", "cut") and "'8' instead of '7'" in reject.detail
