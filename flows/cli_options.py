@@ -17,7 +17,8 @@ set_option = click.option(
 budget_option = click.option(
     "--budget-usd",
     type=click.FloatRange(min=0),
-    help="Stop before the paid calls of this recipe's runs with a budget could cost more than this in all.",
+    help="Stop before the paid calls of this recipe's runs with a budget could cost more than this in all. With "
+    "--set budget_per=edition only runs in the same editions count.",
 )
 resources_option = click.option(
     "--resources", "resources_file", type=click.Path(path_type=Path), metavar="FILE",

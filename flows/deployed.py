@@ -107,6 +107,7 @@ def options_here(run: RunParameters) -> RunOptions:
         root=Path(os.environ.get("AGENTFLOW_ROOT", "runs")),
         ledger_url=os.environ.get("AGENTFLOW_LEDGER"),
         budget_usd=run.budget_usd,
+        flow_run=flow_run.id,
         cpus=int(cpus),
         metrics_port=_metrics_port(),
     )

@@ -46,7 +46,9 @@ class RunParameters(BaseModel):
         None,
         ge=0,
         title="Budget, USD",
-        description="Stop before this recipe's runs that were given a budget could cost more than this, all together.",
+        description="Stop before this recipe's runs that were given a budget could cost more than this, all together. "
+        "With the changed field budget_per=run it is for this run and its retries alone, with budget_per=edition for "
+        "all runs in the same editions.",
     )
     secrets: dict[Variable, Block] = Field(
         {},

@@ -61,6 +61,9 @@ class Recipe(Frozen):
         EvaluateConfig(model="cold_start"),
         EvaluateConfig(model="grpo"),
     )
+    budget_per: Literal["recipe", "edition", "run"] = "recipe"
+    # Whose payments a budget counts: of all runs of this recipe's name, of those in these editions, or of one deployed
+    # run with its retries. It makes nothing, so it is in no fingerprint.
     promotion: PromotionConfig = PromotionConfig()
     # The gate a night has to pass. It makes nothing, so it is in no fingerprint.
     notes: tuple[str, ...] = ()

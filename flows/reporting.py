@@ -229,7 +229,7 @@ def _rollouts(grpo: Artifact, questions: Artifact) -> list[dict[str, Any]]:
 
 
 def ledger_use(where: RunContext) -> LedgerUse:
-    """What this run paid, had replayed, and failed to get."""
+    """What this run paid, had replayed, failed to get and lost with processes that died."""
     with where.access.open_ledger() as ledger:
         usage = ledger.usage(where.access.run_id)
     return LedgerUse(
@@ -238,12 +238,13 @@ def ledger_use(where: RunContext) -> LedgerUse:
         tokens_in=usage["tokens_in"],
         tokens_out=usage["tokens_out"],
         usd=usage["usd"],
+        usd_assumed=usage["usd_assumed"],
         credits=usage["credits"],
     )
 
 
 def _calls(usage: dict[str, int]) -> CallUse:
-    return CallUse(paid=usage["paid"], replayed=usage["replayed"], failed=usage["failed"])
+    return CallUse(paid=usage["paid"], replayed=usage["replayed"], failed=usage["failed"], lost=usage["lost"])
 
 
 def machine() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rich.console import Console
 from agentflow.access import Access
 from agentflow.artifacts.files import storage_errors
 from agentflow.artifacts.store import Store
+from agentflow.errors import ConfigError
 from agentflow.ledger import Mode
 from flows.cluster import check_room, configured_address
 from flows.estimating import estimates, lines
@@ -38,6 +39,8 @@ class RunOptions:
     root: Path
     ledger_url: str | None = None
     # None: `<root>/ledger.db`.
+    flow_run: str | None = None
+    # Id of the deployed run that this is, which a Retry keeps; None: a run of its own, which nothing continues.
     mode: Mode = "record"
     budget_usd: float | None = None
     port: int | None = None
@@ -58,7 +61,7 @@ def context_of(recipe: Recipe, options: RunOptions, teacher_url: str | None, sea
         ledger_url=options.ledger_url or f"sqlite:///{root / 'ledger.db'}",
         run_id=uuid.uuid4().hex[:12],
         mode=options.mode,
-        budget_key=None if options.budget_usd is None else f"recipe:{recipe.name}",
+        budget_key=None if options.budget_usd is None else purse_of(recipe, options.flow_run),
         teacher_url=teacher_url,
         search_url=search_url,
     )
@@ -68,6 +71,24 @@ def context_of(recipe: Recipe, options: RunOptions, teacher_url: str | None, sea
     batch_limit = os.environ.get("AGENTFLOW_BATCH_LIMIT") or None
     where = RunContext(root=root, recipe=recipe.name, access=access, batch_limit=batch_limit, **stages)
     return options.resources.apply(where)
+
+
+def purse_of(recipe: Recipe, flow_run: str | None) -> str:
+    """Name of the purse in the ledger that a budget of `recipe` limits; a Retry of `flow_run` goes on with the same.
+
+    Raises ConfigError for a purse per run where no run is known that a Retry continues.
+    """
+    purse = f"recipe:{recipe.name}"
+    if recipe.budget_per == "recipe":
+        return purse
+    if recipe.budget_per == "edition":
+        return f"{purse}:edition:{recipe.edition}:{recipe.search_edition or recipe.edition}"
+    if flow_run is None:
+        raise ConfigError(
+            "budget_per is 'run', but only a deployed run keeps its name when it is repeated: every start of this one "
+            "would have the whole budget again; use 'edition' with an edition of its own, or 'recipe'"
+        )
+    return f"{purse}:run:{flow_run}"
 
 
 def cpus_of(options: RunOptions) -> int:

@@ -44,33 +44,25 @@ collected: ContextVar[dict[str, Made] | None] = ContextVar("collected", default=
 
 
 class Effort:
-    """What a stage has cost since it began: seconds, and what the run's ledger metered meanwhile."""
+    """What an artifact has cost: seconds since this run began to make it, and what the ledger metered of all runs that
+    worked on it.
+    """
 
-    def __init__(self, where: RunContext) -> None:
+    def __init__(self, where: RunContext, identity: Identity) -> None:
         self._where = where
         self._started = time.monotonic()
         with where.access.open_ledger() as ledger:
             ledger.stops.lift()
-        self._before = self._usage()
+            self._id = ledger.efforts.begin(f"{identity.stage}/{identity.fingerprint}")
 
     @property
     def wall_s(self) -> float:
         return time.monotonic() - self._started
 
     def spent(self) -> dict[str, Any]:
-        """`wall_s` and `cost` as the store's commits take them."""
-        return {"wall_s": round(self.wall_s, 3), "cost": _difference(self._usage(), self._before)}
-
-    def _usage(self) -> dict[str, Any]:
+        """`wall_s` and `cost` as the store's commits take them; `cost` counts failed and killed runs too."""
         with self._where.access.open_ledger() as ledger:
-            return ledger.usage(self._where.access.run_id)
-
-
-def _difference(after: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _difference(value, before[name]) if isinstance(value, dict) else round(value - before[name], 9)
-        for name, value in after.items()
-    }
+            return {"wall_s": round(self.wall_s, 3), "cost": ledger.efforts.spent(self._id)}
 
 
 def make(name: str, identity: Identity, where: RunContext, compute: Callable[[Store, Effort], Artifact]) -> Made:
@@ -89,7 +81,7 @@ def make(name: str, identity: Identity, where: RunContext, compute: Callable[[St
         found = store.find_or_set_aside(identity.stage, identity.fingerprint)
         if found is None:
             with shown_in_ui(name, where, log):
-                artifact = compute(store, Effort(where))
+                artifact = compute(store, Effort(where, identity))
         else:
             artifact = found
     ended = time.monotonic()

@@ -93,7 +93,8 @@ class Manifest(_Record):
     digest: str | None = None
     # Content of the table whatever its order and file layout (`tables.table_digest`).
     cost: dict[str, Any] = {}
-    # What the ledger metered, e.g. {"teacher": {"paid": 12, "usd": 0.03}}.
+    # What the ledger metered for it, over all runs that worked on it, failed and killed ones too (`Efforts.spent`):
+    # {"teacher": {"paid": 12, "replayed": 0, "failed": 1, "lost": 0}, "search": {...}, "usd": 0.03, "runs": 2, ...}.
     timings: dict[str, float] = {}
     # Seconds; always has "wall_s".
     code_version: str

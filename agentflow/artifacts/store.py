@@ -233,6 +233,10 @@ class Store:
         """The verified batch, None if it is absent or was damaged (then it is logged and set aside)."""
         return batches.read_batch(self._batches(stage, fingerprint), stage, fingerprint, batch_key)
 
+    def batch_keys(self, stage: str, fingerprint: str) -> set[str]:
+        """Keys of the batches that stand there, none of them read."""
+        return {path.stem for path in self._batches(stage, fingerprint).glob("*.json")}
+
     def drop_batches(self, stage: str, fingerprint: str) -> None:
         """Remove the batches of a stage whose artifact is committed; StoreError if it is not."""
         if not (self._path(stage, fingerprint) / MANIFEST).is_file():

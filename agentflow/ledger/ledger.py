@@ -31,6 +31,7 @@ from agentflow.ledger.books import Books, CountReplay, Entry, Finish, Release, R
 from agentflow.ledger.calls import MODES, Answer, Cost, Mode, PaidCall, Recorded, Refusal
 from agentflow.ledger.claims import Claims
 from agentflow.ledger.database import open_engine, told, upsert
+from agentflow.ledger.efforts import Efforts
 from agentflow.ledger.limits import Granted, LimitEntry
 from agentflow.ledger.models import BUDGETS
 from agentflow.ledger.owners import settle_lost
@@ -81,6 +82,7 @@ class Ledger:
         self._owner = me()
         self._claims = Claims(self._writer.submit, partial(self._later, matters=False), self._owner)
         self.stops = Stops(engine, run_id, self._later, self._flush)
+        self.efforts = Efforts(engine, run_id, self.usage)
         self._late_error: BaseException | None = None
         self._unwritable: StoreError | None = None
         # Why an answer that was paid for was not or would not be kept: then no other is asked for.
@@ -153,13 +155,21 @@ class Ledger:
 
     # ------------------------------------------------------------ asking
     async def ask(
-        self, call: PaidCall, send: Send, worst_case: Cost, *, admit: Admit | None = None, permit: Permit | None = None
+        self,
+        call: PaidCall,
+        send: Send,
+        worst_case: Cost,
+        *,
+        admit: Admit | None = None,
+        permit: Permit | None = None,
+        check: Callable[[], None] | None = None,
     ) -> Recorded:
         """The stored answer to `call`, or the one that `send` gets now, durably stored before this returns.
 
         `send` is called at most once. `admit` is entered around reserving and sending (a semaphore, a wait), never
         for stored answers; `permit` is awaited right before `send`: until it returns nothing has been sent, and if it
-        fails nothing is charged. Once an answer could not be stored nothing further is sent. Concurrent asks of one key
+        fails nothing is charged. `check` is called while another process is waited for, and ends the wait by what it
+        raises. Once an answer could not be stored nothing further is sent. Concurrent asks of one key
         share one call, those of other processes too. Raises ReplayMissing (its `stops_run` is True in mode
         `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure of `permit` and `send`.
         """
@@ -171,7 +181,7 @@ class Ledger:
                     own.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel the others
                     self._in_flight[call.key] = own
             if shared is None:
-                return await self._ask_for_all(call, own, send, worst_case, admit, permit)
+                return await self._ask_for_all(call, own, send, worst_case, admit, permit, check)
             try:
                 with unhurried():  # that call has a deadline of its own
                     recorded = await asyncio.wrap_future(shared)
@@ -197,7 +207,13 @@ class Ledger:
                 own.set_result(result)
 
     async def _look_up_or_pay(
-        self, call: PaidCall, send: Send, worst_case: Cost, admit: Admit | None, permit: Permit | None
+        self,
+        call: PaidCall,
+        send: Send,
+        worst_case: Cost,
+        admit: Admit | None,
+        permit: Permit | None,
+        check: Callable[[], None] | None,
     ) -> Recorded:
         row = self._prefetched.pop(call.key, None) or await asyncio.wrap_future(self._reader.submit(call.key))
         if (recorded := self._stored(call, row)) is not None:
@@ -210,7 +226,7 @@ class Ledger:
             missing.stops_run = self.mode == "replay_or_fail"
             raise missing
         # Claimed before the wait for a slot, so that no slot is empty while the claim is written.
-        answered = await self._claims.take(call.key)
+        answered = await self._claims.take(call.key, check)
         try:
             if answered:
                 row = await asyncio.wrap_future(self._reader.submit(call.key))
@@ -367,6 +383,12 @@ class Ledger:
         self._flush()
         with told(self._engine):
             return meters.mean_tokens(self._engine, provider, model)
+
+    def stored(self, keys: Iterable[str]) -> set[str]:
+        """Those of `keys` whose answer is stored, whether damaged or too old or not: for estimates."""
+        self._flush()
+        with told(self._engine):
+            return meters.stored_keys(self._engine, keys)
 
     def count_attempts(self, key: str, statuses: Sequence[str]) -> int:
         """How many attempts under `key` ended in one of `statuses`, all runs together."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, case, func, select
 
 from agentflow.ledger.calls import KINDS
-from agentflow.ledger.database import reading
+from agentflow.ledger.database import in_chunks, reading
 from agentflow.ledger.models import ATTEMPTS, BUDGETS, CALLS, REPLAYS
 
 
@@ -32,6 +32,15 @@ def mean_tokens(engine: Engine, provider: str, model: str) -> MeanTokens:
     with reading(engine) as connection:
         count, mean_in, mean_out = connection.execute(statement.where(*told, *of_model)).one()
     return MeanTokens(int(count), float(mean_in or 0), float(mean_out or 0))
+
+
+def stored_keys(engine: Engine, keys: Iterable[str]) -> set[str]:
+    """See `Ledger.stored`."""
+    found: set[str] = set()
+    with reading(engine) as connection:
+        for chunk in in_chunks(keys):
+            found.update(connection.scalars(select(CALLS.c.key).where(CALLS.c.key.in_(chunk))))
+    return found
 
 
 def count_attempts(engine: Engine, key: str, statuses: Sequence[str]) -> int:
@@ -77,10 +86,12 @@ def usage(engine: Engine, run_id: str | None) -> dict[str, Any]:
 
 def meter_line(used: dict[str, Any], purse: dict[str, float] | None = None) -> str:
     """`usage` in one short line for a progress display; `purse` is the budget's entry in `stats`, if there is one."""
-    paid, replayed, failed = (sum(used[kind][name] for kind in KINDS) for name in ("paid", "replayed", "failed"))
-    calls = f"calls {paid:,} paid, {replayed:,} replayed" + (f", {failed:,} failed" if failed else "")
+    ends = {name: sum(used[kind][name] for kind in KINDS) for name in ("paid", "replayed", "failed", "lost")}
+    always = ("paid", "replayed")
+    calls = "calls " + ", ".join(f"{count:,} {name}" for name, count in ends.items() if count or name in always)
     tokens = used["tokens_in"] + used["tokens_out"]
-    spent = f"{used['usd']:,.4f} USD"
+    assumed = f" ({used['usd_assumed']:,.4f} of it assumed)" if used["usd_assumed"] else ""
+    spent = f"{used['usd']:,.4f} USD{assumed}"
     if purse is not None:
         spent += f" (budget {purse['spent_usd']:,.4f} of {purse['limit_usd']:,.4f})"
     return f"{calls}, {tokens:,} tokens, {spent}"

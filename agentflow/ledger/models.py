@@ -1,7 +1,8 @@
 """The tables of the ledger, one SQLAlchemy model for SQLite and PostgreSQL.
 
 `calls` holds whole answers only; `attempts` every request that was sent, usable or not, with its cost; `replays`
-counts per run how often a stored answer served; `budgets` and `reservations` bound the money. Money is whole micro-USD.
+counts per run how often a stored answer served; `budgets` and `reservations` bound the money; `efforts` says which run
+was at which artifact when. Money is whole micro-USD.
 `rate_limits` and `rate_log` bound requests and tokens a minute (see `limits.py`); `stops` says which service of a run
 is not worth asking.
 Always: budgets.reserved = sum of its reservations, and budgets.spent = sum of the settled charges of its attempts.
@@ -110,6 +111,20 @@ class Reservation(Base):
     at: Mapped[str] = mapped_column(String(40))
 
 
+class Effort(Base):
+    """A run at work on one artifact, from one reading of its meter to another."""
+
+    __tablename__ = "efforts"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    artifact: Mapped[str] = mapped_column(String(255), index=True)
+    # "<stage>/<fingerprint>".
+    run_id: Mapped[str] = mapped_column(Text, index=True)
+    began: Mapped[str] = mapped_column(Text)
+    ended: Mapped[str | None] = mapped_column(Text)
+    # What the run had used by then (`Ledger.usage` as JSON); no end: under way, or its process died.
+
+
 class RateLimit(Base):
     """What all processes that use one key share: a clock that no wall clock moves, and a pause."""
 
@@ -175,6 +190,7 @@ ATTEMPTS = cast(Table, Attempt.__table__)
 REPLAYS = cast(Table, Replay.__table__)
 BUDGETS = cast(Table, Budget.__table__)
 RESERVATIONS = cast(Table, Reservation.__table__)
+EFFORTS = cast(Table, Effort.__table__)
 RATE_LIMITS = cast(Table, RateLimit.__table__)
 RATE_LOG = cast(Table, RateEntry.__table__)
 CLAIMS = cast(Table, CallClaim.__table__)

@@ -237,16 +237,20 @@ def _teacher(night: Night, about: About) -> list[str]:
         for node, artifact in night.artifacts.items()
         if artifact.manifest.cost
     ]
-    columns = ["stage", "teacher calls paid", "teacher calls replayed", "searches paid", "searches replayed", "USD"]
-    parts += ["What each stage cost when it was made (replayed calls are free):", _table(columns, costs)]
+    said = "What was paid to make each stage, in all the runs that worked on it, failed and killed ones too"
+    parts += [f"{said} (replayed calls are free):", _table(["stage", *_cost({})], costs)]
     return parts
 
 
 def _cost(cost: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table of costs. Attempts without an answer, failed or lost with a process, may have been billed."""
     teacher, search = cost.get("teacher", {}), cost.get("search", {})
+    without = [service.get(end, 0) for service in (teacher, search) for end in ("failed", "lost")]
     return {
         "teacher calls paid": teacher.get("paid"), "teacher calls replayed": teacher.get("replayed"),
-        "searches paid": search.get("paid"), "searches replayed": search.get("replayed"), "USD": cost.get("usd"),
+        "searches paid": search.get("paid"), "searches replayed": search.get("replayed"),
+        "attempts without an answer": sum(without), "runs": cost.get("runs"), "USD": cost.get("usd"),
+        "of it assumed": cost.get("usd_assumed"),
     }  # fmt: skip
 
 

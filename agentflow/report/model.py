@@ -27,16 +27,20 @@ class CallUse(Frozen):
     # Answered from the ledger, free.
     failed: int = 0
     # Attempts without a usable answer; a later attempt of the same call may have got one.
+    lost: int = 0
+    # In flight when their process died, charged at their worst case. Known only where there is a budget.
 
 
 class LedgerUse(Frozen):
-    """What the run cost at outside services."""
+    """What the run cost at outside services; what its artifacts cost over all runs stands in their manifests."""
 
     teacher: CallUse = CallUse()
     search: CallUse = CallUse()
     tokens_in: int = 0
     tokens_out: int = 0
     usd: float = 0.0
+    usd_assumed: float = 0.0
+    # The part of `usd` that was counted at its worst case, since nobody said what it was.
     credits: float = 0.0
     # Search credits.
 

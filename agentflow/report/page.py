@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from agentflow.report import pictures, samples
 from agentflow.report.hygiene import hygiene_samples
+from agentflow.report.insertion import left_out_calls
 from agentflow.report.model import RunRecord
 from agentflow.report.summary import scored_rows
 from agentflow.report.visible import pieces, visible
@@ -129,6 +130,7 @@ def render_page(run: RunRecord, summary: dict[str, Any]) -> str:
                 "accuracies": pictures.accuracies(summary["evaluation_by"]),
             },
             hygiene=hygiene_samples(run),
+            left_out=left_out_calls(run),
             judged_calls=samples.judged_calls(run),
             traces=samples.trace_samples(run),
             rollouts=samples.rollout_samples(run),

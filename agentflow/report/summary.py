@@ -1,7 +1,7 @@
 """RunRecord -> the content of report.json: the numbers a program reads, without texts of models.
 
 Shape: {recipe, wall_s, peak_rss_mb, stages, ledger, evaluation} as promised, and beside it status, evaluation_by,
-hygiene, filter, training, notes and machine. Non-finite numbers become null, so the file is always valid JSON.
+hygiene, insertion, filter, training, notes and machine. Non-finite numbers become null: the file is always valid JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from agentflow.report.evaluation import breakdown, summarise_evaluation
 from agentflow.report.hygiene import summarise_hygiene
+from agentflow.report.insertion import summarise_insertion
 from agentflow.report.model import Rows, RunRecord, StageRun
 
 
@@ -33,6 +34,7 @@ def summarise_run(run: RunRecord) -> dict[str, Any]:
             "evaluation": summarise_evaluation(evaluated),
             "evaluation_by": breakdown(evaluated),
             "hygiene": summarise_hygiene(run),
+            "insertion": summarise_insertion(run),
             "filter": summarise_filter(run),
             "training": {name: summarise_log(rows) for name, rows in run.logs.items() if rows},
             "rollouts": rollout_steps(run.tables.get("grpo", [])),
@@ -77,6 +79,7 @@ def summarise_stage(stage: StageRun) -> dict[str, Any]:
         "keys_out": int(counts["out"]) if counts else None,
         "quarantined_by": ends["quarantined"],
         "failed_by": ends["failed"],
+        "usd": (manifest.get("cost") or {}).get("usd"),
         "artifact": f"{manifest.get('stage', stage.name)}/{fingerprint}" if fingerprint else "",
     }
 

@@ -209,7 +209,7 @@ def test_the_ledger_counts_what_the_services_themselves_counted(smoke: FinishedR
     questions = sum(row["split"] == "train" for row in smoke.artifacts["questions"].rows())
     for service in ("teacher", "search"):
         assert ledger[service]["paid"] == smoke.services[service]["paid"] > 0
-        assert ledger[service] == {"paid": ledger[service]["paid"], "replayed": 0, "failed": 0}
+        assert ledger[service] == {"paid": ledger[service]["paid"], "replayed": 0, "failed": 0, "lost": 0}
         assert set(smoke.services[service]["by_status"]) == {"200"}
     assert smoke.services["teacher"]["paid"] >= questions
     assert ledger["tokens_in"] > 0 and ledger["tokens_out"] > 0

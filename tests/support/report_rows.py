@@ -156,10 +156,12 @@ def make_record(out_dir):
         peak_rss_mb=5321.0,
         stages=stages,
         ledger=LedgerUse(
-            teacher=CallUse(paid=400, replayed=12, failed=3),
+            teacher=CallUse(paid=400, replayed=12, failed=3, lost=2),
             search=CallUse(paid=210),
             tokens_in=81234,
             tokens_out=60111,
+            usd=1.5,
+            usd_assumed=0.25,
         ),
         tables={
             "tool_insertion": [before for before, _ in pairs],

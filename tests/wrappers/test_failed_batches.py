@@ -145,6 +145,19 @@ def test_one_failing_search_fails_its_batch_alone_and_the_next_run_asks_only_wha
     assert not batches.exists(), "batches of a complete stage are merged and removed"
 
 
+def test_an_artifact_that_a_second_run_finished_cost_what_both_paid(
+    recipe: Recipe, services: tuple[LocalService, LocalService], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    services[1].set_faults(broken(undisturbed.queries[0]))
+    with pytest.raises(StageIncomplete):
+        insert(recipe, tmp_path, services)
+    services[1].clear_faults()
+    cost = insert(recipe, tmp_path, services).artifact.manifest.cost
+    assert services[1].stats()["paid"] == undisturbed.paid > 1
+    assert (cost["search"]["paid"], cost["search"]["failed"], cost["runs"]) == (undisturbed.paid, 1, 2)
+    assert cost["usd"] == pytest.approx(undisturbed.paid * recipe.search.usd_per_credit)
+
+
 def test_failures_within_the_failure_budget_are_counted_and_the_stage_completes(
     services: tuple[LocalService, LocalService], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

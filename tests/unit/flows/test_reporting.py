@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from prefect._internal.concurrency.cancellation import CancelledError
 
 from agentflow.access import Access
-from agentflow.errors import StageIncomplete
+from agentflow.errors import CallTimeout, StageIncomplete
+from agentflow.ledger import Cost, PaidCall, Refusal
+from agentflow.ledger.meters import meter_line
 from flows.recipes import load_recipe
 from flows.reporting import RunWatch, open_run_ledger, work_and_report
 from tasks.context import RunContext
@@ -60,6 +63,26 @@ def test_a_run_keeps_its_own_report_when_the_next_one_of_its_recipe_ends(where: 
     assert newest.read_bytes() == (next_one.reports / "report.html").read_bytes()
     assert "1 of 3 batches failed" in (where.reports / "report.html").read_text()
     assert [path.name for path in where.folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_money_that_is_only_assumed_stands_in_the_report_and_on_the_meter(where: RunContext) -> None:
+    async def timed_out() -> Refusal:
+        return Refusal(CallTimeout("no answer"), None)
+
+    with where.access.open_ledger() as ledger:
+        assert ledger.meter() == "calls 0 paid, 0 replayed, 0 tokens, 0.0000 USD"
+        with pytest.raises(CallTimeout):
+            asyncio.run(ledger.ask(PaidCall("teacher", "local/0", "m", {}, 0, "1"), timed_out, Cost(usd=0.25)))
+        assert ledger.meter().endswith("1 failed, 0 tokens, 0.2500 USD (0.2500 of it assumed)")
+    work_and_report(load_recipe("smoke"), where, {}, RunWatch(), lambda: None, print)
+    said = json.loads((where.folder / "report.json").read_text())["ledger"]
+    assert (said["usd"], said["usd_assumed"], said["teacher"]["lost"]) == (0.25, 0.25, 0)
+
+
+def test_calls_that_were_lost_stand_on_the_meter() -> None:
+    service = {"paid": 1, "replayed": 0, "failed": 0, "lost": 2}
+    used = {"teacher": service, "search": service, "tokens_in": 0, "tokens_out": 0, "usd": 0.5, "usd_assumed": 0.5}
+    assert meter_line(used) == "calls 2 paid, 0 replayed, 4 lost, 0 tokens, 0.5000 USD (0.5000 of it assumed)"
 
 
 def test_a_defect_of_the_report_does_not_hide_what_ended_the_run(where: RunContext) -> None:

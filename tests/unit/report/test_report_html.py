@@ -291,3 +291,17 @@ def test_of_more_rollouts_than_a_page_holds_whole_steps_are_left_out_evenly_and_
 def test_a_histogram_without_any_kept_row_is_drawn(tmp_path):
     rows = [trace_row(i, "calls_removed", -0.0)[1] for i in range(3)]
     assert "<svg" in render(RunRecord(recipe="r", out_dir=tmp_path, tables={"loss_filter": rows}))
+
+
+def test_the_page_tells_what_was_lost_what_is_assumed_and_what_the_artifacts_cost_in_all(record):
+    paid = record.stages[1].model_copy(
+        update={"manifest": {**record.stages[1].manifest, "cost": {"usd": 27.04, "runs": 2}}}
+    )
+    run = record.model_copy(update={"stages": [record.stages[0], paid, *record.stages[2:]]})
+    ledger = render(run).split('id="ledger"')[1].split("</section>")[0]
+    words = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", ledger))
+    assert "teacher 400 12 3 2 " in words
+    assert "cost 1.5000 USD of it assumed 0.2500 USD" in words
+    assert "over all runs that worked on them 27.0400 USD" in words
+    certain = run.model_copy(update={"ledger": run.ledger.model_copy(update={"usd_assumed": 0.0})})
+    assert "assumed" not in render(certain).split('id="ledger"')[1].split("</section>")[0]

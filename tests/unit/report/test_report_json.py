@@ -27,7 +27,8 @@ def test_report_json_has_the_promised_keys(record):
         wanted = {"name", "status", "rows_in", "rows_out", "dropped", "quarantined", "failed", "wall_s"}
         assert wanted <= set(stage)
         assert stage["status"] in ("ran", "reused")
-    assert report["ledger"]["teacher"] == {"paid": 400, "replayed": 12, "failed": 3}
+    assert report["ledger"]["teacher"] == {"paid": 400, "replayed": 12, "failed": 3, "lost": 2}
+    assert report["ledger"]["usd_assumed"] == 0.25
     assert {"search", "tokens_in", "tokens_out", "usd"} <= set(report["ledger"])
     assert list(report["evaluation"]) == ["base", "sft", "cold_start", "grpo"]
     wanted = {"questions", "accuracy", "ci95", "tool_call_rate", "format_rate", "failed"}
