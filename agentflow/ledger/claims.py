@@ -95,8 +95,8 @@ class Claims:
     async def take(self, key: str, check: Callable[[], None] | None = None) -> bool:
         """Wait until the call is this ledger's to make, until `release`. Raises StoreError.
 
-        `check` is called before each look at another's claim: what it raises ends the wait. Returns whether an answer is
-        stored by now: whoever had the call has stored it, unless it failed.
+        `check` is called before each look at another's claim: what it raises ends the wait. Returns whether an answer
+        is stored by now: whoever had the call has stored it, unless it failed.
         """
         answered = await self._take(key, check)
         with self._lock:

@@ -13,22 +13,20 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, select
 
-from agentflow.errors import ConfigError, ReplayMissing, ServiceFailure, StoreError
+from agentflow.errors import ConfigError, ReplayMissing, StoreError
 from agentflow.ledger import meters
 from agentflow.ledger.batcher import Batcher
-from agentflow.ledger.books import Books, CountReplay, Entry, Finish, Release, Reserve, Row
-from agentflow.ledger.calls import MODES, Answer, Cost, Mode, PaidCall, Recorded, Refusal
+from agentflow.ledger.books import Books, CountReplay, Entry, Release, Row
+from agentflow.ledger.calls import MODES, Cost, Mode, PaidCall, Recorded
 from agentflow.ledger.claims import Claims
 from agentflow.ledger.database import open_engine, told, upsert
 from agentflow.ledger.efforts import Efforts
@@ -36,13 +34,12 @@ from agentflow.ledger.limits import Granted, LimitEntry
 from agentflow.ledger.models import BUDGETS
 from agentflow.ledger.owners import settle_lost
 from agentflow.ledger.places import me
-from agentflow.ledger.rows import answer_row, close_attempt, now, verified
+from agentflow.ledger.rows import verified
+from agentflow.ledger.sending import Permit, Send, Sender
 from agentflow.ledger.stops import Stops
-from agentflow.waiting import to_its_end, unhurried
+from agentflow.waiting import unhurried
 
-Send = Callable[[], Awaitable[Answer | Refusal]]
 Admit = Callable[[], contextlib.AbstractAsyncContextManager[Any]]
-Permit = Callable[[], Awaitable[None]]
 MOST_USD = 1_000_000_000
 # The largest budget; its micro-USD fit a database's integer with room to spare.
 _log = logging.getLogger(__name__)
@@ -50,18 +47,6 @@ _log = logging.getLogger(__name__)
 
 class _LeaderGone(Exception):
     """The ask that others waited for was cancelled; one of them takes over."""
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """A call that was sent, before what came of it is kept."""
-
-    attempt: Row
-    started: float
-    reservation: str | None
-    outcome: Answer | Refusal
-    answer: Row | None
-    # A row of `calls`; None for a Refusal.
 
 
 class Ledger:
@@ -81,11 +66,12 @@ class Ledger:
         self._lock = threading.Lock()
         self._owner = me()
         self._claims = Claims(self._writer.submit, partial(self._later, matters=False), self._owner)
+        self._sender = Sender(
+            self._writer, self._later, self._claims, run_id=run_id, budget_key=budget_key, owner=self._owner
+        )
         self.stops = Stops(engine, run_id, self._later, self._flush)
         self.efforts = Efforts(engine, run_id, self.usage)
         self._late_error: BaseException | None = None
-        self._unwritable: StoreError | None = None
-        # Why an answer that was paid for was not or would not be kept: then no other is asked for.
 
     @classmethod
     def open(
@@ -144,7 +130,7 @@ class Ledger:
     def close(self) -> None:
         """Write what is queued and let go of the database. Raises StoreError if some of it could not be written."""
         # What still waits for its turn must not be sent: its answer could not be kept.
-        self._unwritable = self._unwritable or StoreError("the ledger is closed; open it again before asking")
+        self._sender.stop(StoreError("the ledger is closed; open it again before asking"))
         self._claims.close()
         self._writer.close()
         self._reader.close()
@@ -233,8 +219,8 @@ class Ledger:
                 if (recorded := self._stored(call, row)) is not None:
                     return recorded
             async with admit() if admit else contextlib.nullcontext():
-                sent = await self._send(call, send, worst_case, permit)
-            return await self._keep(call, sent, worst_case, replace_it=row is not None)
+                sent = await self._sender.send(call, send, worst_case, permit)
+            return await self._sender.keep(call, sent, worst_case, replace_it=row is not None)
         finally:
             self._claims.release(call.key)
 
@@ -245,89 +231,6 @@ class Ledger:
             return None
         self._later(CountReplay(call.kind))
         return Recorded(response, call.key, False, row["fetched_at"])
-
-    async def _send(self, call: PaidCall, send: Send, worst_case: Cost, permit: Permit | None) -> _Sent:
-        if self._unwritable is not None:
-            raise StoreError(str(self._unwritable))
-        reservation = await self._reserve(call, worst_case)
-        if permit is not None:
-            try:
-                await permit()
-            except BaseException:
-                if reservation is not None:
-                    self._later(Release(reservation))
-                raise
-        attempt = self._attempt(call)
-        started = time.monotonic()
-        try:
-            outcome = await send()
-        except ServiceFailure as error:
-            outcome = Refusal(error)
-        except BaseException as error:
-            # Cancelled, or a defect: the service may have done its work, so the worst case is charged.
-            status = "cancelled" if isinstance(error, asyncio.CancelledError) else "error"
-            close_attempt(attempt, status, worst_case, started, assumed=True, error=type(error).__name__)
-            self._later(Finish(attempt, reservation=reservation))
-            raise
-        answer = None
-        if isinstance(outcome, Answer):
-            answer, outcome = answer_row(call, outcome, attempt["at"])
-        return _Sent(attempt, started, reservation, outcome, answer)
-
-    async def _keep(self, call: PaidCall, sent: _Sent, worst_case: Cost, *, replace_it: bool) -> Recorded:
-        attempt, outcome = sent.attempt, sent.outcome
-        cost, assumed = (worst_case, True) if outcome.cost is None else (outcome.cost, False)
-        if isinstance(outcome, Refusal):
-            error = outcome.error
-            close_attempt(attempt, error.kind, cost, sent.started, assumed=assumed, error=str(error))
-            attempt["http_status"] = error.status
-            await self._finish(Finish(attempt, reservation=sent.reservation, claim=self._claims.id))
-            raise error
-        assert sent.answer is not None
-        close_attempt(attempt, "ok", cost, sent.started, assumed=assumed, error="")
-        attempt["http_status"] = outcome.http_status
-        finish = Finish(attempt, sent.answer, sent.reservation, replace=replace_it, claim=self._claims.id)
-        earlier = verified(other := await self._finish(finish))
-        if other is not None and earlier is not None:
-            return Recorded(earlier, call.key, True, other["fetched_at"])
-        return Recorded(outcome.response, call.key, True, sent.answer["fetched_at"])
-
-    async def _finish(self, finish: Finish) -> Row | None:
-        """Keep what came, to the end also if cancelled: whoever asks this next must find it and not pay again."""
-        work = self._writer.submit(finish)
-        try:
-            stored: Row | None = await to_its_end(work)
-        finally:
-            if isinstance(error := work.exception(), StoreError):
-                self._unwritable = error  # also where nobody waits for it any more
-        self._claims.forget(finish.attempt["key"])
-        return stored
-
-    async def _reserve(self, call: PaidCall, worst_case: Cost) -> str | None:
-        if self.budget_key is None:
-            return None
-        row: Row = {
-            "id": uuid.uuid4().hex,
-            "budget_key": self.budget_key,
-            "run_id": self.run_id,
-            "key": call.key,
-            "kind": call.kind,
-            "micro": worst_case.micro_usd,
-            "tokens_in": worst_case.tokens_in,
-            "tokens_out": worst_case.tokens_out,
-            "credits": worst_case.credits,
-            "owner": self._owner,
-            "at": now(),
-        }
-        try:
-            await asyncio.wrap_future(self._writer.submit(Reserve(row)))
-        except asyncio.CancelledError:
-            self._later(Release(row["id"]))  # behind the reservation in the queue; nothing was sent
-            raise
-        return str(row["id"])
-
-    def _attempt(self, call: PaidCall) -> Row:
-        return {"id": uuid.uuid4().hex, "key": call.key, "kind": call.kind, "run_id": self.run_id, "at": now()}
 
     def _later(self, entry: Entry, *, matters: bool = True) -> None:
         """Queue an entry that nobody waits for; if one that matters cannot be written, `close` says so."""
