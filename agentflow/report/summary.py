@@ -59,7 +59,7 @@ def finite(value: Any) -> Any:
 def summarise_stage(stage: StageRun) -> dict[str, Any]:
     """One line of `stages`. Counts are input keys; `rows_out` are rows, which may be more (k samples of a question).
 
-    A checkpoint has no counts; its `rows_in` is what it says to have read (`keys_in`, or `rows_in` in `extra`).
+    `samples` says what became of every teacher answer of `traces`. A checkpoint has no counts; its `rows_in` is what it says to have read (`keys_in`, or `rows_in` in `extra`).
     """
     manifest = stage.manifest
     counts = manifest.get("counts")
@@ -79,6 +79,7 @@ def summarise_stage(stage: StageRun) -> dict[str, Any]:
         "keys_out": int(counts["out"]) if counts else None,
         "quarantined_by": ends["quarantined"],
         "failed_by": ends["failed"],
+        "samples": dict((manifest.get("extra") or {}).get("samples") or {}),
         "usd": (manifest.get("cost") or {}).get("usd"),
         "artifact": f"{manifest.get('stage', stage.name)}/{fingerprint}" if fingerprint else "",
     }

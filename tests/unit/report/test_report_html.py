@@ -293,6 +293,17 @@ def test_a_histogram_without_any_kept_row_is_drawn(tmp_path):
     assert "<svg" in render(RunRecord(recipe="r", out_dir=tmp_path, tables={"loss_filter": rows}))
 
 
+def test_the_funnel_tells_what_became_of_every_sample(record):
+    told = {**record.stages[1].manifest, "extra": {"samples": {"right": 61, "wrong_answer": 2, "cut": 1}}}
+    run = record.model_copy(
+        update={"stages": [record.stages[0], record.stages[1].model_copy(update={"manifest": told})]}
+    )
+    funnel = render(run).split('id="funnel"')[1].split("</section>")[0]
+    words = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", funnel))
+    assert "samples of traces right 61 wrong_answer 2 cut 1" in words
+    assert "samples of" not in render(record).split('id="funnel"')[1].split("</section>")[0]
+
+
 def test_the_page_tells_what_was_lost_what_is_assumed_and_what_the_artifacts_cost_in_all(record):
     paid = record.stages[1].model_copy(
         update={"manifest": {**record.stages[1].manifest, "cost": {"usd": 27.04, "runs": 2}}}
