@@ -300,7 +300,7 @@ def test_the_funnel_tells_what_became_of_every_sample(record):
     )
     funnel = render(run).split('id="funnel"')[1].split("</section>")[0]
     words = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", funnel))
-    assert "samples of traces right 61 wrong_answer 2 cut 1" in words
+    assert f"samples of {run.stages[1].name} right 61 wrong_answer 2 cut 1" in words
     assert "samples of" not in render(record).split('id="funnel"')[1].split("</section>")[0]
 
 
