@@ -77,8 +77,10 @@ def estimates(recipe: Recipe, decisions: Sequence[Decision], store: Store, ledge
     paying = [
         name for name, pays in (("traces", _asks), ("tool_insertion", _looks_up)) if name in running and pays(recipe)
     ]
-    questions = _questions(recipe, decisions, store) if paying else None
     by_models = [*_grpo_searches(recipe, running), *_evaluation_searches(recipe, running, decisions, store)]
+    if not paying:
+        return by_models
+    questions = _questions(recipe, decisions, store)
     if questions is None:
         unread = _unread(recipe.questions.source, _train_rows)
         return [*(Unknown(name, unread, "questions.source.limit") for name in paying), *by_models]
@@ -159,27 +161,22 @@ def training_questions(source: Any) -> int | None:
 
 def _train_rows(source: Any) -> int | None:
     """Rows of a real source that are not tests, none of them read yet; None if only reading could tell."""
-    if not _own_tests(source) and source.test_fraction == 1:
+    if not source.has_own_tests and source.test_fraction == 1:
         return 0
     count = _count(source.path, source.limit)
-    if count is not None and not _own_tests(source):
+    if count is not None and not source.has_own_tests:
         count = round(count * (1 - source.test_fraction))
     return count if count is None else int(count)
 
 
 def _test_rows(source: Any) -> int | None:
     """The same of those that are."""
-    if _own_tests(source):
+    if source.has_own_tests:
         return _count(source.test_path, source.test_limit)
     if source.test_fraction == 0:
         return 0
     count = _count(source.path, source.limit)
     return None if count is None else round(count * source.test_fraction)
-
-
-def _own_tests(source: Any) -> bool:
-    """Whether tests have a place of their own, and are no share of the rows."""
-    return source.test_path is not None or source.hub_test_split is not None
 
 
 def _count(path: Path | None, limit: int | None) -> int | None:

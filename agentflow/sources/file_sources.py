@@ -72,14 +72,15 @@ class _FileSource(Frozen):
             )
         if self.hub_test_split is not None and (self.hub_id is None or self.test_path is not None):
             raise ConfigError(f"hub_test_split is {self.hub_test_split!r}; it needs a hub_id and no test_path")
-        if self.test_limit is not None and not self._has_tests:
+        if self.test_limit is not None and not self.has_own_tests:
             raise ConfigError(
                 f"test_limit is {self.test_limit} but there is no test_path or hub_test_split; give one, or `limit`"
             )
         return self
 
     @property
-    def _has_tests(self) -> bool:
+    def has_own_tests(self) -> bool:
+        """Whether tests have a place of their own, and are no share of the rows."""
         return self.test_path is not None or self.hub_test_split is not None
 
 
@@ -267,7 +268,7 @@ def _read(config: FileSource, prefix: str, found: Questions, rejects: list[Rejec
 
 def _origins(config: FileSource) -> Iterator[tuple[str, Split | None, Records]]:
     """(name, split or None for "by hash", records), tests first."""
-    fixed: Split | None = "train" if config._has_tests else None
+    fixed: Split | None = "train" if config.has_own_tests else None
     if config.test_path is not None:
         # Keys must differ even if both files have the same name.
         same = config.path is not None and config.path.name == config.test_path.name
