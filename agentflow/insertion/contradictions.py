@@ -14,17 +14,25 @@ middle of a chain ("2+3 = 6*2 = 12") is result and operand at once and is never 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from agentflow.insertion.equations import Equation, find_equations, value_of
+from agentflow.insertion.equations import Equation, find_equations
 from agentflow.insertion.tokens import tokenise
+from agentflow.insertion.values import value_of
 from agentflow.tools.calculator import format_number
 
 MAX_CORRECTIONS = 20
 # A trace with more wrong results is not worth saving.
+_SEPARATOR = re.compile(r"\{,\}|\\,|[, \u00a0\u2009\u202f]")
+_NOTATION = re.compile(
+    rf"""-?(?P<currency>\s*(?:\\?[$€£₹¥])?\s*)(?P<whole>[0-9]+(?:(?:{_SEPARATOR.pattern})[0-9]{{3}})*|(?=\.))
+         (?:\.(?P<decimals>[0-9]+))?(?P<percent>\s?\\?%|\ percent|)""",
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Contradiction:
     stated: str
     # As it was written.
     computed: str
-    # The calculator's result in the same notation; "" where it refuses.
+    # The calculator's result in the same notation, where that can hold it, else as a plain number; "" where it refuses.
     action: Literal["kept", "corrected"]
     later_uses: int
     # Times the wrong number stands in the text behind.
@@ -53,15 +61,18 @@ def contradictions(text: str, equations: Sequence[Equation]) -> list[Contradicti
 
 
 def correct(text: str) -> tuple[str, list[Contradiction]] | None:
-    """`text` with right results, and what was changed, left to right; None where that cannot be done.
+    r"""`text` with right results, and what was changed, left to right; None where that cannot be done.
 
-    It cannot where the calculator refuses an expression, where a result is still wrong after its correction, or where
-    there are more than MAX_CORRECTIONS.
+    It cannot where the calculator refuses an expression, where the notation of a result cannot hold the right one
+    ("7 1/2", "1.5e3", `\frac{1}{2}`), where a result is still wrong after its correction, or where there are more than
+    MAX_CORRECTIONS.
     """
     changed: list[Contradiction] = []
     done = 0
     while (wrong := next((one for one in find_equations(text) if not one.agrees), None)) is not None:
         if wrong.computed is None or wrong.insert_at < done or len(changed) == MAX_CORRECTIONS:
+            return None
+        if _as_stated(wrong.computed, wrong.stated) is None:
             return None
         found = _contradiction(text, wrong, "corrected")
         text = text[: found.at] + found.computed + text[wrong.end :]
@@ -91,28 +102,36 @@ def moved(at: int, changed: Sequence[Contradiction]) -> int | None:
 
 
 def _contradiction(text: str, equation: Equation, action: Literal["kept", "corrected"]) -> Contradiction:
+    value = equation.computed
     return Contradiction(
         at=equation.end - len(equation.stated),
         expression=equation.expression,
         stated=equation.stated,
-        computed="" if equation.computed is None else _as_stated(equation.computed, equation.stated),
+        computed="" if value is None else _as_stated(value, equation.stated) or format_number(value),
         action=action,
         later_uses=_uses(text[equation.end :], equation.stated_value),
     )
 
 
-def _as_stated(value: Fraction, stated: str) -> str:
-    """`value` in the notation of `stated`: its percent sign, thousands separators and, where needed, its decimals."""
-    percent = stated.rstrip().endswith("%")
-    value *= 100 if percent else 1
-    decimals = max(2, len(stated.rstrip("% ").partition(".")[2]))
-    digits = format_number(value)
+def _as_stated(value: Fraction, stated: str) -> str | None:
+    """`value` in the notation of `stated`: currency and percent signs, thousands separators, decimals where needed.
+
+    None where that notation is no decimal number's.
+    """
+    notation = _NOTATION.fullmatch(stated)
+    if notation is None:
+        return None
+    scaled = abs(value) * (100 if notation["percent"] else 1)
+    decimals = max(2, len(notation["decimals"] or ""))
+    digits = format_number(scaled)
     if len(digits.partition(".")[2]) > decimals:
-        digits = format_number(Fraction(round(value * 10**decimals), 10**decimals))
+        digits = format_number(Fraction(round(scaled * 10**decimals), 10**decimals))
     whole, point, rest = digits.partition(".")
-    if "," in stated:
-        whole = f"{int(whole):,}"
-    return f"{whole}{point}{rest}{'%' if percent else ''}"
+    separator = _SEPARATOR.search(notation["whole"])
+    if separator:
+        whole = f"{int(whole):,}".replace(",", separator.group())
+    sign = "-" if value < 0 and digits != "0" else ""
+    return f"{sign}{notation['currency']}{whole}{point}{rest}{notation['percent']}"
 
 
 def _uses(text: str, value: Fraction) -> int:

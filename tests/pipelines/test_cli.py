@@ -241,7 +241,7 @@ def test_an_endpoint_that_refuses_fails_the_run_with_its_address(root_with_model
     report = json.loads((root_with_model / "smoke" / "report.json").read_text())
     assert report["status"] == "failed" and "24 connection" in report["error"]
     assert [stage["name"] for stage in report["stages"]] == ["base_model", "questions"]
-    assert report["ledger"]["teacher"] == {"paid": 0, "replayed": 0, "failed": 24}
+    assert report["ledger"]["teacher"] == {"paid": 0, "replayed": 0, "failed": 24, "lost": 0}
     # Nobody looks on, so nothing is broken into lines of 80 characters.
     lines = done.stdout.splitlines()
     assert f"report of what was made: {root_with_model / 'smoke' / 'report.html'}" in lines

@@ -25,7 +25,17 @@ def corrected(text: str) -> str:
         ("10/50 = 25%", "10/50 = 20%"),
         ("10/3 = 3.4", "10/3 = 3.33"),
         ("10/4 = 3.5 cups", "10/4 = 2.5 cups"),
-        ("5-8 = 3", "5-8 = -3"),
+        ("5 - 8 = 3", "5 - 8 = -3"),
+        ("5 - 8 = -$4", "5 - 8 = -$3"),
+        ("8 - 8 = -$1", "8 - 8 = $0"),
+        (r"5*3 = \$16", r"5*3 = \$15"),
+        (r"2/7 = 30\%", r"2/7 = 28.57\%"),
+        ("2/7 = 30 percent", "2/7 = 28.57 percent"),
+        ("5*3 = **16**", "5*3 = **15**"),
+        (r"1{,}000 + 500 = 1{,}600", r"1{,}000 + 500 = 1{,}500"),
+        ("1\u00a0000 + 500 = 1\u00a0600", "1\u00a0000 + 500 = 1\u00a0500"),
+        (r"2\,000 * 2 = 5\,000", r"2\,000 * 2 = 4\,000"),
+        ("1 000 + 500 = 1 500 euros", "1 000 + 500 = 1 500 euros"),
         ("2*2 = 5, 3*3 = 9 and 4*4 = 17", "2*2 = 4, 3*3 = 9 and 4*4 = 16"),
         ("all right: 2*2 = 4", "all right: 2*2 = 4"),
     ],
@@ -55,6 +65,13 @@ def test_what_is_kept_is_recorded_too() -> None:
     (found,) = contradictions(text, find_equations(text))
     assert (found.expression, found.stated, found.computed) == ("5*3", "16", "15")
     assert (found.action, found.later_uses, undo(text, [found])) == ("kept", 1, text)
+
+
+@pytest.mark.parametrize("text", ["13/2 = 7 1/2", "2*3.5 = 8½", "1e3*2 = 3e3", r"10/4 = \frac{1}{2}"])
+def test_a_notation_that_cannot_be_kept_is_not_replaced_by_another(text: str) -> None:
+    assert correct(text) is None
+    (found,) = contradictions(text, find_equations(text))
+    assert found.computed in ("6.5", "7", "2000", "2.5")
 
 
 def test_what_cannot_be_corrected_is_not_half_corrected() -> None:
