@@ -59,7 +59,8 @@ def finite(value: Any) -> Any:
 def summarise_stage(stage: StageRun) -> dict[str, Any]:
     """One line of `stages`. Counts are input keys; `rows_out` are rows, which may be more (k samples of a question).
 
-    `samples` says what became of every teacher answer of `traces`. A checkpoint has no counts; its `rows_in` is what it says to have read (`keys_in`, or `rows_in` in `extra`).
+    `samples` says what became of every teacher answer of `traces`. A checkpoint has no counts; its `rows_in` is what it
+    says to have read (`keys_in`, or `rows_in` in `extra`).
     """
     manifest = stage.manifest
     counts = manifest.get("counts")

@@ -22,7 +22,8 @@ import jsonschema
 import referencing
 from pydantic import Field, model_validator
 
-from agentflow.metrics.answers import exact_match, normalise, parse_number, read_number, token_f1
+from agentflow.metrics.answers import exact_match, normalise, token_f1
+from agentflow.metrics.numbers import parse_number, read_number
 from agentflow.records import ToolCall
 from agentflow.rewards.contract import Attempt, Gold, Part, RewardConfig, Rewards
 from agentflow.rewards.parts import same_call

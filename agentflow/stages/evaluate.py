@@ -22,6 +22,7 @@ from agentflow.metrics.answers import is_correct, lenient_correct, read_answer
 from agentflow.models.settings import GenerationConfig
 from agentflow.records import Outcomes, Reject, Rollout, canonical_json
 from agentflow.rendering import PromptConfig, parse_completion, prompt_head
+from agentflow.syntax import Syntax
 from agentflow.toolset import ToolsConfig, syntax_for
 
 PromptStyle = Literal["trained", "tools", "plain"]
@@ -103,15 +104,26 @@ def _failed(row: dict[str, Any], rollout: Rollout, config: EvaluateConfig) -> Re
     return Reject(row["id"], "failed", reason, detail, _judge(row, rollout, config))
 
 
+def _own_words(rollout: Rollout, syntax: Syntax) -> str:
+    """What the model said itself, without its calls and what they gave: nobody is right by what a search found."""
+    kept, position = [], 0
+    for begin, end in rollout.injected:
+        kept.append(rollout.text[position:begin])
+        position = end
+    return syntax.strip_calls("".join([*kept, rollout.text[position:]]))
+
+
 def _judge(row: dict[str, Any], rollout: Rollout, config: EvaluateConfig) -> dict[str, Any]:
-    completion = parse_completion(rollout.text, syntax_for(config.prompt.syntax))
+    syntax = syntax_for(config.prompt.syntax)
+    completion = parse_completion(rollout.text, syntax)
     gold = (row["answer"], row["aliases"], row["answer_type"])
     if config.style == "trained":
         predicted = completion.answer
         correct = is_correct(predicted, *gold)
     else:
-        predicted = read_answer(rollout.text, row["answer_type"])
-        correct = lenient_correct(rollout.text, *gold)
+        said = _own_words(rollout, syntax)
+        predicted = read_answer(said, row["answer_type"])
+        correct = lenient_correct(said, *gold)
     failed = rollout.failure is not None
     return {
         **{name: row[name] for name in ("id", "kind", "split", "template", "question")},

@@ -48,6 +48,8 @@ class TracesConfig(Frozen):
     system: str = SYSTEM
     samples: int = Field(1, ge=1, le=64)
     # Teacher answers per question; every right one becomes a row.
+    min_f1: float = Field(1.0, gt=0, le=1)
+    # A text answer is right from this token F1 (SQuAD) with the gold or an alias on; 1.0: exact match [O].
     edition: str = "1"
     # A new edition asks the teacher again; the old answers stay in the ledger.
     scrub: ScrubConfig = ScrubConfig()
@@ -171,7 +173,7 @@ def _read(answer: TeacherAnswer, sample: int, config: TracesConfig, found: _Answ
         found.unusable.append(("no_reasoning", "no reasoning"))
     elif holds_markup(reasoning):
         found.unusable.append(("markup", MARKUP))
-    elif is_correct(predicted, row["answer"], row["aliases"], row["answer_type"]):
+    elif is_correct(predicted, row["answer"], row["aliases"], row["answer_type"], min_f1=config.min_f1):
         label = f"{config.teacher.provider}/{config.teacher.model}"
         trace = _trace(row, sample, reasoning, answer.content, predicted or "", label, answer.ledger_key)
         found.traces.append(trace)

@@ -14,12 +14,10 @@ from agentflow.metrics.answers import (
     is_correct,
     lenient_correct,
     normalise,
-    numbers_equal,
-    parse_number,
     read_answer,
-    read_number,
     token_f1,
 )
+from agentflow.metrics.numbers import numbers_equal, parse_number, read_number
 
 DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
 
@@ -47,7 +45,10 @@ def test_an_alias_is_as_good_as_the_gold_answer():
         ("yes it is", "yes", 0.0),
         ("no", "yes", 0.0),
         ("noanswer", "no answer", 0.0),
-        ("the", "a", 1.0),
+        ("the", "a", 0.0),
+        ("the", "The", 1.0),
+        ("!", ",", 0.0),
+        ("\\text{New York}", "New York City", 0.8),
     ],
 )
 def test_token_f1_counts_shared_words_and_takes_yes_and_no_as_a_whole(predicted, gold, f1):
@@ -161,7 +162,31 @@ def test_the_last_number_of_a_text_is_read(text, last):
         ("thus \\boxed{72}.", "72"),
         ("A: 72\n", "72"),
         ("Answer: 48+24 = 72 clips", "72"),
-        ("Answer: 72 clips in 2 months", "72"),
+        ("Answer: 72 clips in 2 months", "72 clips in 2 months"),
+        ("Answer: 5 or 6", "5 or 6"),
+        ("Answer: 72 = 48 + 24", "72"),
+        ("Answer: 12 000 clips", "12 000"),
+        ("Answer: about $1.5 million a year", "$1.5 million"),
+        ("**Answer:**\n72", "72"),
+        ("**Final Answer:**\n\n**72**", "72"),
+        ("### Final Answer:\n72", "72"),
+        ("#### Final Answer\n72", "72"),
+        ("**Final Answer**\n\n72 clips\nDone.", "72"),
+        ("####\n72", "72"),
+        ("A:\n72", "72"),
+        ("Answer:\n\\[\n72\n\\]", "72"),
+        ("Answer:\n```\n72\n```", "72"),
+        ("Answer: 72\n\n(Answer: see above)", "72"),
+        ("Answer: 72\n\nQuestion: how many?\nAnswer:", "72"),
+        ("Answer: 72\nAnswer:\nA:\n", "72"),
+        ("\\boxed{72} is what I put into \\boxed{}", "72"),
+        ("Answer: 72\nAnswer: unknown", "unknown"),
+        ("Answer: 72\nAnswer: 5 or 72", "5 or 72"),
+        ("Answer:\n\nAnswer:", ""),
+        ("<answer>Answer: 72</answer>", "72"),
+        ("<answer>Answer:\n72</answer>", "72"),
+        ("Answer: 72\n<answer>Answer: </answer>\n5", "72"),
+        ("so it is \\boxed{\\frac12}", "\\frac12"),
         ("Answer: 1\nAnswer: 2", "2"),
         ("<answer>\\boxed{72}</answer>", "72"),
         ("Answer: unknown", "unknown"),
@@ -180,6 +205,23 @@ def test_a_number_is_read_behind_the_last_marker(text, answer):
 
 def test_a_text_answer_is_read_as_it_stands():
     assert read_answer("I think.\nAnswer: the Port of Ost.\nBye", "text") == "the Port of Ost."
+    assert read_answer("<answer>Answer: Ost</answer>", "text") == "Ost"
+    assert read_answer("Answer:\n\nOst\nBye", "text") == "Ost"
+    assert read_answer("Answer: Before", "text") == "Before"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\\boxed{\\text{Paris}}", "Answer: \\text{Paris}", "Answer: $\\mathrm{Paris}$", "Answer: \\textbf{\\text{Paris}}."]
+    + ["<answer>\\mathbf{Paris}</answer>", "Answer: \\(\\boxed{\\text{ Paris }}\\)", "Answer: **\\emph{Paris}**"],
+)
+def test_what_latex_wraps_around_a_text_answer_does_not_count(text):
+    assert is_correct(read_answer(text, "text"), "Paris", [], "text")
+    assert not is_correct(read_answer(text, "text"), "Pari", [], "text")
+
+
+def test_latex_spaces_part_words():
+    assert is_correct("\\text{New}\\ \\text{York}", "New York", [], "text")
 
 
 @pytest.mark.parametrize(
@@ -198,6 +240,15 @@ def test_a_text_answer_is_read_as_it_stands():
         ("harbours", "Harbour", "text", False),
         (None, "Harbour", "text", False),
         ("", "", "number", False),
+        ("5 or 6", "5", "number", False),
+        ("3-5", "35", "number", False),
+        ("10:30", "1030", "number", False),
+        ("10:30", "10:30", "number", True),
+        ("1,23", "123", "number", False),
+        ("72 = 48 + 24", "72", "number", True),
+        ("1.5 million", "1500000", "number", True),
+        ("1.5 million", "1.5", "number", False),
+        ("", "", "text", False),
     ],
 )
 def test_an_answer_is_judged_by_its_type(predicted, gold, kind, right):
@@ -224,12 +275,44 @@ def test_an_untrained_model_is_read_leniently_but_not_blindly(completion, gold, 
     assert lenient_correct(completion, gold, [], kind) is right
 
 
+@pytest.mark.parametrize("alias", [",", "...", "The", "a", " "])
+@pytest.mark.parametrize("predicted", ["", " ", "!", "an", "..", "\\text{}"])
+def test_no_empty_answer_is_right_whatever_the_aliases(predicted, alias):
+    assert not is_correct(predicted, "Robert Kardashian", ["Robert Shapiro", alias], "text")
+    assert token_f1(predicted, ["Robert Kardashian", alias]) == 0.0
+
+
+@pytest.mark.parametrize("predicted, gold", [("a.", "A"), ("the the", "The The"), (" ? ", "?"), ("**A**", "A")])
+def test_a_gold_of_articles_or_punctuation_can_be_answered(predicted, gold):
+    assert is_correct(predicted, gold, [], "text") and token_f1(predicted, [gold]) == 1.0
+
+
+def test_a_text_answer_with_more_words_is_right_only_where_the_configuration_says_so():
+    for predicted, gold, f1 in (("Paris, France", "Paris", 2 / 3), ("the United States of America", "U.S.", 0.0)):
+        assert token_f1(predicted, [gold]) == pytest.approx(f1)
+        assert not is_correct(predicted, gold, [], "text")
+        assert is_correct(predicted, gold, [], "text", min_f1=0.6) is (f1 > 0.6)
+        assert not is_correct(predicted, gold, [], "text", min_f1=0.7)
+    assert is_correct("the United States of America", "U.S.", ["United States"], "text", min_f1=0.6)
+    assert not is_correct("", "Paris", [","], "text", min_f1=0.01)
+    assert not is_correct("York New", "New York", [], "text"), "an exact match keeps the order of the words"
+
+
+def test_the_f1_that_is_enough_holds_for_texts_alone_and_is_a_share():
+    assert not is_correct("72 or 73", "72", [], "number", min_f1=0.1)
+    assert not is_correct("yes it is", "yes", [], "text", min_f1=0.1)
+    for wrong in (0.0, -1.0, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="min_f1"):
+            is_correct("Paris", "Paris", [], "text", min_f1=wrong)
+
+
 @given(st.text(), st.text(), st.lists(st.text(), max_size=2), st.sampled_from(["number", "text"]))
 def test_every_check_is_total(text, gold, aliases, kind):
     assert isinstance(is_correct(text, gold, aliases, kind), bool)
     assert isinstance(lenient_correct(text, gold, aliases, kind), bool)
     assert 0.0 <= token_f1(text, [gold, *aliases]) <= 1.0
     assert parse_number(text) is None or read_number(text) is not None
+    assert not is_correct("", gold, aliases, kind)
 
 
 @given(st.fractions(max_denominator=999) | st.decimals(-(10**9), 10**9, places=3))
@@ -243,7 +326,12 @@ def test_hostile_lengths_cost_nothing():
                  "\\frac{" * 20_000, "\\frac1" * 20_000, "$" * 100_000, "9^99" * 20_000, "1 1/" * 20_000, " " * 100_000,
                  "9" * 60 + "^99", "9" * 60 + "e99", "x\\times10^{" * 20_000, "1 " * 50_000, "\\frac{" + " " * 100_000,
                  "\\frac" + " " * 100_000, "\\boxed{" + "." * 100_000 + "x}",
-                 "Answer: " + "$" * 50_000 + "x"):  # fmt: skip
+                 "Answer: " + "$" * 50_000 + "x", "\\boxed{}" * 20_000, "Answer:\n" * 20_000,
+                 "Answer:" + "\n" * 100_000, "Answer: 1" + " million" * 20_000, "Answer: " + "111 " * 50_000,
+                 "Answer: " + "1 + " * 20_000 + "1 = 2",
+                 "Answer: " + "1 = 2" * 20_000, "Answer: " + "(" * 100_000, "Answer: " + "see " * 50_000,
+                 "Answer: " + "\\text{" * 20_000, "Answer: " + "½" * 50_000, "#" * 100_000, "answer" * 20_000,
+                 "#### \n" * 20_000, "Answer: 9" + "⁹" * 50_000):  # fmt: skip
         assert isinstance(lenient_correct(text, "7", [], "number"), bool)
 
 

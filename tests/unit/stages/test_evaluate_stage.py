@@ -52,6 +52,33 @@ def test_the_untrained_base_is_read_leniently(style, text):
     assert row["correct"] is True and row["prompt_style"] == style
 
 
+@pytest.mark.parametrize(
+    "found, said, right",
+    [
+        ("Mira directed it, in {gold} days.", "I do not know.", False),
+        ("Answer: {gold}", "I do not know.", False),
+        ("nothing", "It is {gold}.", True),
+        ("Answer: {gold}", "Answer: no idea", False),
+    ],
+)
+def test_nobody_is_right_by_what_a_search_found(found, said, right):
+    gold = ROWS[0]["answer"]
+    before, result, after = "<think>[Search(film) -> ", found.format(gold=gold), f"] </think>{said.format(gold=gold)}"
+    where = (len(before), len(before) + len(result))
+    call, answer = ToolCall("Search", {"query": "film"}), ToolResult(result)
+    row = judged(
+        before + result + after, EvaluateConfig(model="base", style="tools"),
+        calls=(call,), results=(answer,), injected=(where,),
+    )  # fmt: skip
+    assert row["correct"] is right and row["completion"] == before + result + after
+
+
+@pytest.mark.parametrize("asked", ["[Search({gold}) -> ]", "[Calculator({gold}) -> {gold}]"])
+def test_nobody_is_right_by_what_was_asked_or_made_up_as_a_result(asked):
+    text = f"<think>{asked.format(gold=ROWS[0]['answer'])}</think>I do not know."
+    assert judged(text, EvaluateConfig(model="base", style="tools"))["correct"] is False
+
+
 def test_calls_count_where_they_were_run():
     row = judged("text", calls=(ToolCall("a", {}), ToolCall("b", {})), results=(ToolResult("1"),))
     assert row["n_calls"] == 1

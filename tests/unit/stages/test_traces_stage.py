@@ -157,6 +157,17 @@ def test_a_failed_sample_fails_its_question_until_failures_are_accepted_then_the
     assert teacher_service.stats()["requests"] == asked + 2, "only the failed samples are asked again"
 
 
+def test_a_text_answer_with_words_too_many_is_right_only_where_the_recipe_says_so(teacher_service, ledger):
+    row = {**questions(0, 1)[0], "answer": "United States", "aliases": [], "answer_type": "text"}
+    said = scripted("Answer: the United States of America", reasoning_content="It is there.")
+    teacher_service.set_faults([said])
+    (reject,) = traced([row], TracesConfig(), teacher_service, ledger).rejects
+    assert reject.reason == "wrong_answer"
+    (trace,) = traced([row], TracesConfig(min_f1=0.6), teacher_service, ledger).rows
+    assert trace["predicted"] == "the United States of America"
+    assert teacher_service.stats()["requests"] == 1, "the same paid answer"
+
+
 def test_a_teacher_that_hides_its_reasoning_is_not_called_wrong(teacher_service, ledger):
     rows = [{**row, "answer": "7"} for row in questions(1, 0)]
     teacher_service.set_faults([scripted("Answer: 7")])
