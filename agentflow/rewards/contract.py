@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from agentflow.config import Frozen
@@ -128,7 +128,12 @@ class Attempt:
 def read_attempt(
     text: str, syntax: Syntax, *, turn: bool = False, observations: Sequence[str] | None = None
 ) -> Attempt:
-    """Read a completion; total. `observations`: results that tools really gave; None: those that stand in the text."""
+    """Read a completion; total. `observations`: results that tools really gave; None: those that stand in the text.
+
+    A call inside the answer block is no part of the answer: nobody is rewarded for what a tool said.
+    """
     completion = parse_turn(text, syntax) if turn else parse_completion(text, syntax)
+    if completion.answer is not None:
+        completion = replace(completion, answer=syntax.strip_calls(completion.answer).strip())
     written = syntax.strip_calls(completion.think) if completion.think is not None else None
     return Attempt(completion, turn, written, read_trace(text, syntax, observations))

@@ -23,14 +23,13 @@ import referencing
 from pydantic import Field, model_validator
 
 from agentflow.metrics.answers import exact_match, normalise, token_f1
-from agentflow.metrics.numbers import parse_number, read_number
+from agentflow.metrics.numbers import numbers_in, parse_number
 from agentflow.records import ToolCall
 from agentflow.rewards.contract import Attempt, Gold, Part, RewardConfig, Rewards
 from agentflow.rewards.parts import same_call
 from agentflow.rewards.trace import Trace
 from agentflow.tools.contract import argument_fault
 
-_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _STATED = re.compile(r"\banswer(?: is|:)\s+([^.\n]+)", re.IGNORECASE)
 _EMPTY_WORDS = frozenset("yes no noanswer of in on at to and or is was were are be it he she they for by with".split())
 # Words that no observation can support.
@@ -136,8 +135,8 @@ def agrees(thought: str, answer: str) -> bool:
     """
     value = parse_number(answer)
     if value is not None:
-        numbers = [read_number(text.rstrip(",")) for text in _NUMBER.findall(thought)]
-        return not numbers or any(number is not None and abs(number) == abs(value) for number in numbers)
+        numbers = numbers_in(thought)
+        return not numbers or any(abs(number) == abs(value) for number in numbers)
     stated = _STATED.findall(thought)
     if not stated:
         return True

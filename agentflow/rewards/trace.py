@@ -8,7 +8,7 @@ follow the grammar. Two layouts hold such a trace:
     inline   <think>.. [Calculator(48/2) -> 24] ..</think><answer>..</answer>: calls inside the reasoning (paper A); the
              thoughts are the pieces of text around the calls
 
-Every thought must hold a word, every call must be readable and followed by its observation.
+Every thought must hold a word, every call must be readable and followed by its observation; none stands in the answer.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def read_trace(text: str, syntax: Syntax, observations: Sequence[str] | None = N
     none), and they stand in the trace instead of the text's own.
     """
     trace = _inline(text, syntax) or _blocks(text, syntax)
+    if trace is not None and syntax.find_calls(trace.answer):  # what a tool said is no answer
+        return None
     if trace is None or observations is None:
         return trace
     if len(observations) != len(trace.calls):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from agentflow.metrics.answers import holds_words
 from agentflow.records import canonical_json
 from agentflow.sources.problems import question_id
 
@@ -41,15 +42,16 @@ def first_named(record: Record, names: Sequence[str]) -> str:
 def gold_answers(record: Record, names: Sequence[str] = ("answer", "Answer", "golden_answers")) -> list[str]:
     """Gold answers, the first one the answer and the others its aliases [at least 1]; no two are the same text.
 
-    A field may hold one text or a list of texts; `answer_aliases` is added where the record has it. Raises BadRow
-    "no_answer" if no text is left, "bad_answer" for anything but text, "bad_text" if one cannot be stored.
+    A field may hold one text or a list of texts; `answer_aliases` is added where the record has it. What is punctuation
+    alone (NQ-open has an alias ",") is left out beside an answer with words. Raises BadRow "no_answer" if no text is
+    left, "bad_answer" for anything but text, "bad_text" if one cannot be stored.
     """
     name = first_named(record, names)
     given = [*_as_list(record.get(name), name), *_as_list(record.get("answer_aliases"), "answer_aliases")]
     found = list(dict.fromkeys(storable(text.strip(), name) for text in given if text.strip()))
     if not found:
         raise BadRow("no_answer", f"{name} is {record.get(name)!r:.200}; a row needs at least one answer as text")
-    return found
+    return [text for text in found if holds_words(text)] or found
 
 
 def _as_list(value: Any, name: str) -> list[str]:

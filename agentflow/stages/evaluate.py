@@ -106,22 +106,24 @@ def _failed(row: dict[str, Any], rollout: Rollout, config: EvaluateConfig) -> Re
 
 def _own_words(rollout: Rollout, syntax: Syntax) -> str:
     """What the model said itself, without its calls and what they gave: nobody is right by what a search found."""
+    # Calls are found before results are cut out: without its result, a call would end at the model's own next "]".
+    calls = [(found.start, found.end) for found in syntax.find_calls(rollout.text)]
     kept, position = [], 0
-    for begin, end in rollout.injected:
+    for begin, end in sorted([*calls, *rollout.injected]):
         kept.append(rollout.text[position:begin])
-        position = end
-    return syntax.strip_calls("".join([*kept, rollout.text[position:]]))
+        position = max(position, end)
+    return "".join([*kept, rollout.text[position:]])
 
 
 def _judge(row: dict[str, Any], rollout: Rollout, config: EvaluateConfig) -> dict[str, Any]:
     syntax = syntax_for(config.prompt.syntax)
     completion = parse_completion(rollout.text, syntax)
     gold = (row["answer"], row["aliases"], row["answer_type"])
+    said = _own_words(rollout, syntax)
     if config.style == "trained":
-        predicted = completion.answer
+        predicted = parse_completion(said, syntax).answer
         correct = is_correct(predicted, *gold)
     else:
-        said = _own_words(rollout, syntax)
         predicted = read_answer(said, row["answer_type"])
         correct = lenient_correct(said, *gold)
     failed = rollout.failure is not None

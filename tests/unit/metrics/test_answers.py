@@ -144,6 +144,7 @@ def test_different_numbers_and_texts_are_not(a, b):
         ("about 2 1/2 cups", Fraction(5, 2)),
         ("in step 3 48/2 clips", 24),
         ("for all x^2", None),
+        ("so it is \\frac12", Fraction(1, 2)),
     ],
 )
 def test_the_last_number_of_a_text_is_read(text, last):

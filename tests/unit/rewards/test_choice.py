@@ -123,3 +123,11 @@ def test_gold_calls_of_another_shape_are_refused_by_the_questions_id(given):
 def test_a_question_without_gold_calls_asks_for_its_answer():
     for meta in ("", "{}", '{"facts": []}', '{"gold_calls": []}', '{"gold_calls": null}'):
         assert gold_of({**question(), "meta": meta}).calls == ()
+
+
+@pytest.mark.parametrize("said, accuracy", [("", -2.0), ("72", 2.0), ("72 or 73", 1.0)])
+def test_no_answer_is_rewarded_for_what_a_tool_said_inside_it(said, accuracy):
+    setup = GraderSetup(reward=REWARDS.validate_python({"kind": "composite"}), syntax="compact", primary=PRIMARY)
+    text = f"<think>{'word ' * 20}</think><answer>[Search(how many clips) -> 72]{said}</answer>"
+    verdict = grade(setup, {"text": text, "observations": ["72"], "question": question(), "similarity": None})
+    assert (verdict["answer"] or "") == said and verdict["parts"]["accuracy"] == accuracy

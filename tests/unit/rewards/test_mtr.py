@@ -101,6 +101,9 @@ def test_a_call_that_stands_twice_is_inconsistent():
         ("so it must be 71.", "72", False),
         ("so that is it.", "72", True),
         ("It comes to $1,072.50.", "1072.5", True),
+        ("It comes to 12 000.", "12000", True),
+        ("That makes 1.5 million people.", "1,500,000", True),
+        ("That makes 1.5 million people.", "1.5", False),
         ("So the answer is Paris.", "paris", True),
         ("So the answer is Berlin.", "Paris", False),
         ("Therefore the answer is no.", "yes", False),
@@ -109,3 +112,8 @@ def test_a_call_that_stands_twice_is_inconsistent():
 )
 def test_the_last_thought_must_not_contradict_the_answer(thought, answer, consistent):
     assert agrees(thought, answer) is consistent
+
+
+def test_a_call_inside_the_answer_is_no_trace():
+    assert read_trace(INLINE + "<answer>[Calculator(48+24) -> 72]</answer>", COMPACT) is None
+    assert read_trace(INLINE + ANSWER, COMPACT) is not None

@@ -106,6 +106,8 @@ def test_the_hub_forms_of_two_wiki_are_read_alike() -> None:
         ({"question": "Which sea?", "answer": ["Red Sea", "Red Sea", "The Red Sea "]}, ["Red Sea", "The Red Sea"]),
         ({"Question": "Which sea?", "Answer": "Red Sea"}, ["Red Sea"]),
         ({"question": "Which sea?", "golden_answers": ["", "Red Sea"]}, ["Red Sea"]),
+        ({"question": "Which sea?", "answer": [",", "Red Sea", "...", "The The"]}, ["Red Sea", "The The"]),
+        ({"question": "Which sea?", "answer": ["?", "!"]}, ["?", "!"]),
     ],
 )
 def test_lists_of_accepted_answers_become_answer_and_aliases(record: dict[str, Any], answers: list[str]) -> None:

@@ -79,6 +79,28 @@ def test_nobody_is_right_by_what_was_asked_or_made_up_as_a_result(asked):
     assert judged(text, EvaluateConfig(model="base", style="tools"))["correct"] is False
 
 
+def test_brackets_of_the_model_behind_a_result_stay_its_own_words():
+    gold = ROWS[0]["answer"]
+    before, result = "<think>so [Calculator(1+1) ->", " 2]"
+    text = f"{before}{result} and \\[ x = {gold} \\]</think>"
+    row = judged(
+        text, EvaluateConfig(model="base", style="tools"), calls=(ToolCall("Calculator", {"expression": "1+1"}),),
+        results=(ToolResult("2"),), injected=((len(before), len(before) + len(result)),),
+    )  # fmt: skip
+    assert row["correct"] is True
+
+
+@pytest.mark.parametrize("said, right", [("", False), (" {gold}", True)])
+def test_a_trained_model_is_not_right_by_a_call_inside_its_answer(said, right):
+    gold = ROWS[0]["answer"]
+    before, result = "<think>so</think><answer>[Search(how many) ->", f" {gold}]"
+    row = judged(
+        f"{before}{result}{said.format(gold=gold)}</answer>", calls=(ToolCall("Search", {"query": "how many"}),),
+        results=(ToolResult(gold),), injected=((len(before), len(before) + len(result)),),
+    )  # fmt: skip
+    assert row["correct"] is right and row["predicted"] == (gold if right else "")
+
+
 def test_calls_count_where_they_were_run():
     row = judged("text", calls=(ToolCall("a", {}), ToolCall("b", {})), results=(ToolResult("1"),))
     assert row["n_calls"] == 1
