@@ -103,7 +103,7 @@ async def trace_batch(
     return scrub_traces(outcomes, config.scrub)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Answered:
     """What came of one question: its traces, and why its other samples are none."""
 
@@ -135,7 +135,10 @@ async def _question(
         found.reject = Reject(row["id"], "quarantined", "markup", MARKUP, row)
         return found
     messages = [{"role": "system", "content": config.system}, {"role": "user", "content": row["question"]}]
-    samples = await all_settled(_sample(teacher, messages, sample) for sample in range(config.samples))
+    if config.samples == 1:  # without a task of its own, of which there may be thousands
+        samples = [await _sample(teacher, messages, 0)]
+    else:
+        samples = await all_settled(_sample(teacher, messages, sample) for sample in range(config.samples))
     failures: list[ServiceFailure] = []
     for sample, (answer, failure) in enumerate(samples):
         if answer is not None:
