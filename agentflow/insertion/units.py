@@ -15,24 +15,8 @@ NO_UNITS = frozenset(
 _NO_PLAIN_UNITS = frozenset(
     {"squared", "cubed", "square", "factorial", "percent", "hundred", "thousand", "million", "billion", "trillion"}
     | {"am", "pm", "of", "off", "or", "to", "in", "at", "than", "more", "les", "less", "mod", "choose", "each", "half"}
-    | {
-        "third",
-        "quarter",
-        "fifth",
-        "()",
-        "per",
-        "over",
-        "from",
-        "with",
-        "the",
-        "st",
-        "nd",
-        "rd",
-        "th",
-        "not",
-        "log",
-        "root",
-    }
+    | {"third", "quarter", "fifth", "()", "per", "over", "from", "with", "the", "st", "nd", "rd", "th", "not"}
+    | {"log", "root"}
 )
 # Words behind an operand that do something to it.
 
