@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +201,25 @@ def test_open_files_are_raised_as_far_as_allowed_or_refused(monkeypatch: pytest.
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
 
 
-def test_only_thousands_in_flight_change_how_often_garbage_is_collected_and_only_while_they_are() -> None:
-    before = gc.get_threshold()
-    with connections.fewer_collections(64):
-        assert gc.get_threshold() == before
-    with connections.fewer_collections(5000):
-        assert gc.get_threshold()[0] >= 60_000
-    assert gc.get_threshold() == before
+def test_while_a_client_is_open_garbage_is_collected_less_often_and_not_among_what_was_there_before() -> None:
+    usual, frozen = gc.get_threshold(), gc.get_freeze_count()
+    few, many = connections.fewer_collections(64), connections.fewer_collections(5000)
+    few.__enter__()
+    assert gc.get_threshold()[0] == max(usual[0], connections.FEWEST_OBJECTS)
+    assert gc.get_freeze_count() > frozen + 1000, "what the imports made is looked through again and again"
+    many.__enter__()
+    assert gc.get_threshold()[0] >= 60_000
+    few.__exit__(None, None, None)  # clients close in any order
+    assert gc.get_threshold()[0] >= 60_000
+    assert gc.get_freeze_count() > frozen + 1000
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    seen = weakref.ref(Cycle())
+    gc.collect()
+    assert seen() is None, "garbage of the calls themselves goes all the same"
+    many.__exit__(None, None, None)
+    assert gc.get_threshold() == usual
+    assert gc.get_freeze_count() <= frozen
