@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from benchmarks.parts import rows_of
 from benchmarks.row import Row
 
-PARTS = ("data_insertion", "data_teacher", "data_retry", "data_filter", "data_rows")
+PARTS = ("data_insertion", "data_answers", "data_teacher", "data_retry", "data_filter", "data_rows")
 
 
 def rows() -> Iterator[Row]:

@@ -1,12 +1,11 @@
-"""Equations and answer check against what people wrote: GSM8K's own annotations, and graded model solutions.
+"""Equations found in reasoning, against what people wrote: GSM8K's own annotations.
 
-In: `gsm8k/train.jsonl` and `gsm8k/model_solutions.jsonl` in the folder of shared data beside the checkout. Out: recall
-and precision of `equations`, agreement of the answer check; not run where the files are missing. Nothing is timed.
+In: `gsm8k/train.jsonl` in the folder of shared data beside the checkout. Out: recall and precision of `equations`; not
+run where the file is missing. Nothing is timed.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from pathlib import Path
 
 from agentflow.errors import ToolArgumentError
 from agentflow.insertion.equations import Equation, find_equations
-from agentflow.metrics.answers import is_correct, read_answer
 from agentflow.tools.calculator import evaluate
 from benchmarks.row import Row
 
@@ -27,7 +25,6 @@ OPERATOR = re.compile(r"[-+*/]")
 def rows() -> Iterator[Row]:
     """Every target's row."""
     yield from equation_rows(GSM8K / "train.jsonl")
-    yield answer_row(GSM8K / "model_solutions.jsonl")
 
 
 @dataclass
@@ -96,22 +93,3 @@ def without_annotations(solution: str) -> tuple[str, list[tuple[int, str]]]:
         if OPERATOR.search(match[1].lstrip("-")):
             annotations.append((len(plain), match[1]))
     return plain + solution[done:], annotations
-
-
-def answer_row(path: Path) -> Row:
-    """How often the answer check says what the solutions' authors said."""
-    what = "answer check on 1,000 graded model solutions: agreement with is_correct"
-    if not path.is_file():
-        return Row.not_run(what, "≥ 0.995", "", f"no file {path.name} beside the checkout")
-    agreed = judged = 0
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        gold = read_answer(row.pop("ground_truth"), "number") or ""
-        del row["question"]
-        for given in row.values():
-            solution = ast.literal_eval(given) if isinstance(given, str) else given
-            predicted = read_answer(solution["solution"], "number")
-            agreed += is_correct(predicted, gold, [], "number") is solution["is_correct"]
-            judged += 1
-    share = agreed / judged
-    return Row.done(what, "≥ 0.995", round(share, 4), "", share >= 0.995, f"{agreed:,} of {judged:,}")

@@ -8,7 +8,6 @@ and its clock starts behind its imports. Where two are compared, they take turns
 from __future__ import annotations
 
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -22,7 +21,7 @@ from typing import Any
 
 from agentflow.stages.traces import SYSTEM
 from benchmarks.paced_service import MOST_CONNECTIONS, PacedService
-from benchmarks.peers import NoPeer, peer_python
+from benchmarks.peers import JobFailed, NoPeer, json_of, peer_python
 from benchmarks.row import Row
 from benchmarks.sizes import sized
 
@@ -56,31 +55,12 @@ def rows() -> Iterator[Row]:
         yield from _floods(service)
 
 
-class JobFailed(Exception):
-    """A measured program ended with an error; the message is its last line."""
-
-
-def _job(command: Sequence[str], folder: str) -> dict[str, Any]:
-    done = subprocess.run(
-        command, cwd=REPO, capture_output=True, text=True, timeout=LONGEST_S, env={**_environment(), "TMPDIR": folder}
-    )
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
-        raise JobFailed(said[-1][:300] if said else f"exit code {done.returncode}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("AGENTFLOW_")}
-
-
 def _own(job: str, service: PacedService, *arguments: object) -> dict[str, Any]:
     """One of `teacher_jobs`, in an empty folder given as its last argument."""
     with tempfile.TemporaryDirectory(prefix="bench-teacher-") as folder:
         given = [str(argument) for argument in arguments] + ([folder] if job == "stage" else [])
         command = [sys.executable, "-m", "benchmarks.teacher_jobs", job, service.url, *given]
-        return _job(command, folder)
+        return json_of(command, folder)
 
 
 def _throughput(service: PacedService) -> tuple[float, list[Row]]:
@@ -122,7 +102,7 @@ def _against(name: str, ours: float, service: PacedService) -> Row:
             with tempfile.TemporaryDirectory(prefix="bench-peer-") as folder:
                 arguments = [service.url, str(REQUESTS), str(IN_FLIGHT), folder, SYSTEM, settings]
                 # Isolated: neither this folder nor a PYTHONPATH may put our modules before the peer's.
-                done = _job([str(python), "-I", str(REPO / "benchmarks" / script), *arguments], folder)
+                done = json_of([str(python), "-I", str(REPO / "benchmarks" / script), *arguments], folder)
             walls[settings] = done["wall_s"]
     except (NoPeer, JobFailed, subprocess.TimeoutExpired) as error:
         return Row.not_run(what, f"≥ {times} times", "times", str(error))

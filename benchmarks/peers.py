@@ -1,4 +1,4 @@
-"""Other projects' programs to measure against, each in a virtual environment of its own outside the repository.
+"""Programs to measure, each a process: ours, and other projects' in virtual environments outside the repository.
 
 In: a name and exact requirements. Out: the environment's python, made on the first call and kept under
 `AGENTFLOW_BENCH_CACHE` (default: agentflow/benchmarks in the user's cache folder). Never touches our own environment.
@@ -7,18 +7,44 @@ In: a name and exact requirements. Out: the environment's python, made on the fi
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+REPO = Path(__file__).resolve().parents[1]
 LONGEST_BUILD_S = 1200
+LONGEST_JOB_S = 900
 
 
 class NoPeer(Exception):
     """The environment cannot be made here; the message says why."""
+
+
+class JobFailed(Exception):
+    """A measured program ended with an error; the message is its last line."""
+
+
+def json_of(command: Sequence[str], folder: str) -> dict[str, Any]:
+    """The last line that `command` prints, a JSON object; its temporary files go to `folder`. Raises JobFailed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AGENTFLOW_")}
+    done = subprocess.run(
+        command,
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_JOB_S,
+        env={**environment, "TMPDIR": folder},
+    )
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise JobFailed(said[-1][:300] if said else f"exit code {done.returncode}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def cache_folder() -> Path:

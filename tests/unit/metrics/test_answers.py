@@ -18,6 +18,7 @@ from agentflow.metrics.answers import (
     token_f1,
 )
 from agentflow.metrics.numbers import numbers_equal, parse_number, read_number
+from benchmarks.notations import NOTATIONS
 
 DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
 
@@ -351,3 +352,13 @@ def test_real_model_answers_are_judged_as_their_authors_did():
             agreed += is_correct(predicted, gold, [], "number") is solution["is_correct"]
             judged += 1
     assert agreed == judged == 1000
+
+
+def test_every_way_to_write_a_number_in_the_benchmarks_list_is_judged_as_a_person_would() -> None:
+    assert len(NOTATIONS) == 95
+    wrong = [
+        (gold, written)
+        for gold, written, right in NOTATIONS
+        if is_correct(read_answer(f"Answer: {written}", "number"), gold, [], "number") is not right
+    ]
+    assert wrong == []
