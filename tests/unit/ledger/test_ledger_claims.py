@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from agentflow.errors import AuthFailed, RateLimited, StoreError
 from agentflow.ledger import Answer, Cost, Ledger, PaidCall, Refusal
 from agentflow.ledger.claims import Claim, Renew, Standing, Unclaim, apply
 from agentflow.ledger.database import open_engine
-from agentflow.ledger.places import host_and_boot, me
+from agentflow.ledger.places import me, owner_of
 
 LOOKED_UP = PaidCall("search", "local/0", "basic", {"query": "who"}, 0, "1")
 TAUGHT = PaidCall("teacher", "local/0", "m", {"messages": []}, 0, "1")
@@ -117,7 +116,7 @@ def test_a_search_that_is_given_up_lets_the_next_one_go(database: str) -> None:
 
 def test_a_process_that_was_killed_at_a_search_holds_nobody_up(database: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    owner = f"{host_and_boot()}|{process.pid}|{psutil.Process(process.pid).create_time():.2f}"
+    owner = owner_of(process.pid)
     process.kill()
     process.communicate()
     leave_claim(database, owner, time.time())
