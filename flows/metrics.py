@@ -41,7 +41,7 @@ class RunCollector(Collector):
             "agentflow_calls", "Calls to paid services.", labels=[*LABELS, "service", "outcome"]
         )
         for service, kind in (("teacher", use.teacher), ("search", use.search)):
-            for outcome in ("paid", "replayed", "failed"):
+            for outcome in ("paid", "replayed", "failed", "lost"):
                 calls.add_metric([*self._labels, service, outcome], getattr(kind, outcome))
         yield calls
         tokens = CounterMetricFamily("agentflow_tokens", "Tokens of paid calls.", labels=[*LABELS, "direction"])
@@ -51,6 +51,13 @@ class RunCollector(Collector):
         usd = CounterMetricFamily("agentflow_cost_usd", "Money spent on paid calls.", labels=LABELS)
         usd.add_metric(self._labels, use.usd)
         yield usd
+        assumed = CounterMetricFamily(
+            "agentflow_cost_usd_assumed",
+            "The part of it that was assumed: calls at their worst.",
+            labels=LABELS,
+        )
+        assumed.add_metric(self._labels, use.usd_assumed)
+        yield assumed
         credits = CounterMetricFamily("agentflow_search_credits", "Search credits spent.", labels=LABELS)
         credits.add_metric(self._labels, use.credits)
         yield credits

@@ -8,11 +8,16 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import insert, update
 
 from agentflow.access import Access
 from agentflow.artifacts.fingerprint import identity_of
 from agentflow.clients.search import SearchConfig
 from agentflow.clock import GENERATED, here, recording
+from agentflow.ledger import Ledger
+from agentflow.ledger.database import open_engine
+from agentflow.ledger.models import BUDGETS, RESERVATIONS
+from agentflow.ledger.places import me
 from agentflow.schemas import QUESTIONS, STAGES
 from agentflow.services.server import LocalService
 from agentflow.sources.source import GeneratedSource
@@ -72,3 +77,24 @@ def test_calls_rows_and_times_of_a_run(tmp_path: Path) -> None:
     assert seen["agentflow_worker_seconds_total", "train", "grpo"] == 2.0
     assert seen["agentflow_tokens_generated_total", "grpo"] == 7
     assert len(said) == 1 and f"port {port} of 127.0.0.1 is in use" in said[0]
+
+
+def test_calls_whose_process_died_are_lost_and_their_money_is_assumed(tmp_path: Path) -> None:
+    access = Access(ledger_url=f"sqlite:///{tmp_path / 'ledger.db'}", run_id="r1", budget_key="r1")
+    Ledger.open(access.ledger_url, run_id="r1", budget_usd=1.0).close()
+    engine = open_engine(access.ledger_url)
+    with engine.begin() as connection:
+        owner = me().rsplit("|", 2)[0] + "|999999999|1.0"
+        row = {"id": "a", "budget_key": "r1", "run_id": "r1", "key": "k", "kind": "teacher", "micro": 300_000}
+        more = {"tokens_in": 5, "tokens_out": 9, "credits": 0.0, "owner": owner, "at": ""}
+        connection.execute(insert(RESERVATIONS), row | more)
+        connection.execute(update(BUDGETS).values(reserved_micro=300_000))
+    engine.dispose()
+    with access.open_ledger():  # the next process that opens the purse finds them
+        pass
+    port = free_port(None, "metrics")
+    with serve_metrics(port, RunContext(root=tmp_path, recipe="smoke", access=access), {}, print):
+        seen = scrape(port)
+    assert seen["agentflow_calls_total", "lost", "teacher"] == 1
+    assert seen["agentflow_calls_total", "failed", "teacher"] == 0
+    assert seen["agentflow_cost_usd_assumed_total",] == seen["agentflow_cost_usd_total",] == pytest.approx(0.3)
