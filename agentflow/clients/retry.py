@@ -9,11 +9,10 @@ that hold across processes are in `limit.py`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import tenacity
@@ -71,6 +70,22 @@ class Patience(Frozen):
     # First such pause; it doubles each time a probe fails.
     breaker_probes: int = Field(default=5, ge=0)
     # Failed probes in a row after which every call fails as CircuitOpen.
+
+
+class _Admission:
+    """One request's stay; no generator, of which thousands would be kept while their requests are in flight."""
+
+    __slots__ = ("_pacer", "_probe")
+
+    def __init__(self, pacer: Pacer) -> None:
+        self._pacer = pacer
+        self._probe: asyncio.Event | None = None
+
+    async def __aenter__(self) -> None:
+        self._probe = await self._pacer.enter()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pacer.leave(self._probe)
 
 
 class Pacer:
@@ -133,19 +148,26 @@ class Pacer:
         longest = self._patience.first_wait_s * 2.0 ** (state.attempt_number - 1)
         return random.uniform(0.0, min(longest, self._patience.longest_wait_s))
 
-    @contextlib.asynccontextmanager
-    async def admit(self) -> AsyncIterator[None]:
+    def admit(self) -> _Admission:
         """A slot for one request, once it may be sent. Raises the failure that stopped the client, or CircuitOpen."""
-        async with contextlib.AsyncExitStack() as stack:
-            with unhurried():
-                await stack.enter_async_context(self._slots)
-                probe = await self._gate()
+        return _Admission(self)
+
+    async def enter(self) -> asyncio.Event | None:
+        """Wait for a slot and until a request may go; the breaker's probe, if this is it."""
+        with unhurried():
+            await self._slots.take()
             try:
-                yield
-            finally:
-                if probe is not None:
-                    self._probe_done = None
-                    probe.set()
+                return await self._gate()
+            except BaseException:
+                self.leave(None)
+                raise
+
+    def leave(self, probe: asyncio.Event | None) -> None:
+        """The request that entered is over."""
+        if probe is not None:
+            self._probe_done = None
+            probe.set()
+        self._slots.give_back()
 
     async def _gate(self) -> asyncio.Event | None:
         """Wait until a request may go. The event to set afterwards if it is the breaker's probe."""

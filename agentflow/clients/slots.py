@@ -12,7 +12,7 @@ from collections import deque
 
 
 class Slots:
-    """An async context manager like a semaphore whose size follows the service."""
+    """Like a semaphore whose size follows the service."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -23,7 +23,8 @@ class Slots:
         self._unheard = 0
         # Requests that were in flight beside the last 429: theirs say the same thing again.
 
-    async def __aenter__(self) -> None:
+    async def take(self) -> None:
+        """Wait for a slot, which is to be given back."""
         if not self._queue and self.used < int(self.allowed):
             self.used += 1
             return
@@ -33,13 +34,11 @@ class Slots:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give_back()
+                self.give_back()
             raise
 
-    async def __aexit__(self, *_: object) -> None:
-        self._give_back()
-
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """A request that had a slot is over."""
         self.used -= 1
         self._hand_out()
 

@@ -62,7 +62,8 @@ class Ledger:
         self._writer: Batcher[Entry] = Batcher("ledger-writer", self._books.write)
         self._reader: Batcher[str] = Batcher("ledger-reader", self._books.read)
         self._prefetched: dict[str, Row] = {}
-        self._in_flight: dict[str, Future[Recorded]] = {}
+        self._in_flight: dict[str, list[Future[Recorded]]] = {}
+        # By the keys of this ledger's own calls: a future for each ask that waits for one of them, mostly none.
         self._lock = threading.Lock()
         self._owner = me()
         self._claims = Claims(self._writer.submit, partial(self._later, matters=False), self._owner)
@@ -160,14 +161,16 @@ class Ledger:
         `replay_or_fail`), BudgetExceeded, StoreError, and the ServiceFailure of `permit` and `send`.
         """
         while True:
+            shared: Future[Recorded] | None = None
             with self._lock:
-                shared = self._in_flight.get(call.key)
-                if shared is None:
-                    own: Future[Recorded] = Future()
-                    own.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel the others
-                    self._in_flight[call.key] = own
+                if (waiting := self._in_flight.get(call.key)) is None:
+                    self._in_flight[call.key] = []
+                else:
+                    shared = Future()
+                    shared.set_running_or_notify_cancel()  # a waiter that is cancelled is told like the others
+                    waiting.append(shared)
             if shared is None:
-                return await self._ask_for_all(call, own, send, worst_case, admit, permit, check)
+                return await self._ask_for_all(call, send, worst_case, admit, permit, check)
             try:
                 with unhurried():  # that call has a deadline of its own
                     recorded = await asyncio.wrap_future(shared)
@@ -176,7 +179,7 @@ class Ledger:
             self._later(CountReplay(call.kind))
             return replace(recorded, paid=False)
 
-    async def _ask_for_all(self, call: PaidCall, own: Future[Recorded], *how: Any) -> Recorded:
+    async def _ask_for_all(self, call: PaidCall, *how: Any) -> Recorded:
         result: Recorded | BaseException = _LeaderGone()
         try:
             result = await self._look_up_or_pay(call, *how)
@@ -186,11 +189,12 @@ class Ledger:
             raise
         finally:
             with self._lock:
-                del self._in_flight[call.key]
-            if isinstance(result, BaseException):
-                own.set_exception(result)
-            else:
-                own.set_result(result)
+                waiting = self._in_flight.pop(call.key)
+            for shared in waiting:
+                if isinstance(result, BaseException):
+                    shared.set_exception(result)
+                else:
+                    shared.set_result(result)
 
     async def _look_up_or_pay(
         self,

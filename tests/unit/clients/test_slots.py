@@ -13,12 +13,12 @@ from agentflow.clients.slots import Slots
 
 async def hold(slots: Slots, count: int) -> None:
     for _ in range(count):
-        await slots.__aenter__()
+        await slots.take()
 
 
 async def give_back(slots: Slots, count: int) -> None:
     for _ in range(count):
-        await slots.__aexit__()
+        slots.give_back()
 
 
 def test_one_429_halves_and_the_others_of_the_same_round_say_nothing_new() -> None:
@@ -68,10 +68,11 @@ def test_there_is_always_one_slot_and_everybody_gets_a_turn() -> None:
 
         async def one() -> None:
             nonlocal done
-            async with slots:
-                slots.too_many()
-                await asyncio.sleep(0)
-                done += 1
+            await slots.take()
+            slots.too_many()
+            await asyncio.sleep(0)
+            done += 1
+            slots.give_back()
 
         await asyncio.gather(*(one() for _ in range(100)))
         assert slots.allowed >= 1 and slots.used == 0
@@ -83,11 +84,11 @@ def test_there_is_always_one_slot_and_everybody_gets_a_turn() -> None:
 def test_who_is_cancelled_while_waiting_takes_no_slot_along() -> None:
     async def run() -> None:
         slots = Slots(1)
-        await slots.__aenter__()
-        waiting = [asyncio.create_task(slots.__aenter__()) for _ in range(3)]
+        await slots.take()
+        waiting = [asyncio.create_task(slots.take()) for _ in range(3)]
         await asyncio.sleep(0)
         waiting[0].cancel()
-        await slots.__aexit__()  # hands the slot to the second, which is cancelled before it notices
+        slots.give_back()  # hands the slot to the second, which is cancelled before it notices
         waiting[1].cancel()
         for task in waiting[:2]:
             with pytest.raises(asyncio.CancelledError):
@@ -104,7 +105,7 @@ def test_never_more_are_in_flight_than_configured(most: int, events: list[str]) 
         slots, tasks, held = Slots(most), [], 0
         for event in events:
             if event == "ask":
-                tasks.append(asyncio.create_task(slots.__aenter__()))
+                tasks.append(asyncio.create_task(slots.take()))
             elif event == "cancel" and tasks:
                 tasks.pop().cancel()
             elif event == "429" and slots.used:
@@ -115,7 +116,7 @@ def test_never_more_are_in_flight_than_configured(most: int, events: list[str]) 
             ready = [task for task in tasks if task.done()]
             if event == "end" and ready:
                 tasks.remove(ready[0])
-                await slots.__aexit__()
+                slots.give_back()
             held = max(held, slots.used)
             assert slots.used <= most and 1 <= slots.allowed <= most
         for task in tasks:
